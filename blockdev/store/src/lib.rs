@@ -1,0 +1,26 @@
+//! Storage that a node reaches directly: memory, image files and raw block devices behind one polled interface.
+//!
+//! One reactor thread owns a backing and drives it in this order, forever:
+//!
+//! 1. [`Backing::submit`] for each request. The answer is there at once ([`Submitted::Done`]), comes later
+//!    ([`Submitted::Queued`]), or the request is refused and nothing happened ([`SubmitRefusal`]).
+//! 2. [`Backing::kick`] once per round: everything queued leaves in one system call.
+//! 3. [`Backing::poll`] hands out what has finished.
+//! 4. Before it sleeps on [`Backing::event_fd`], [`Backing::arm`] must say `true`.
+//!
+//! [`AnyBacking`] is the closed set of backings that a node runs; it dispatches without a vtable and adds what
+//! fencing needs: the durable epoch and the ownership of a disk that two nodes can open.
+
+mod backing;
+mod counters;
+mod fault;
+mod geometry;
+mod memory;
+mod request;
+
+pub use backing::{AnyBacking, Backing};
+pub use counters::StoreCounters;
+pub use fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, StoreFault, SubmitRefusal};
+pub use geometry::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Geometry, TRANSFER_BYTES_MAX};
+pub use memory::{MemoryDisk, MemoryDiskRefusal};
+pub use request::{IoMemory, StoreCompletion, StoreIo, StoreOperation, StoreResult, Submitted};
