@@ -16,8 +16,8 @@ pub const VERSION: u8 = 1;
 pub const HEADER_BYTES: usize = 64;
 /// Bytes of a message's control part at the most: a client's request header fits, its payload does not belong here.
 pub const CONTROL_BYTES_MAX: usize = 128;
-/// Bytes of a message's data part at the most (2 MiB): a 1 MiB transfer with room for a client's own framing.
-pub const DATA_BYTES_MAX: usize = 2 << 20;
+/// Bytes of a message's data part at the most (1 MiB), one chunk of the largest class.
+pub const DATA_BYTES_MAX: usize = 1 << 20;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

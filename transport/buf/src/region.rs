@@ -1,0 +1,148 @@
+//! A region: anonymous shared memory (memfd) of a fixed, sealed size, mapped here and perhaps in other processes.
+//!
+//! The file is sealed against shrinking and growing and its pages are allocated when it is made, so that touching it
+//! can neither run past the end nor fail for want of memory later (SIGBUS). It has no name in any file system: when
+//! the last process that maps it ends, it is gone.
+
+use core::fmt;
+use core::sync::atomic::AtomicU64;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Bytes of a page; regions, and chunks of at least a page, are aligned to it.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Shared memory mapped into this process. Unmapped when dropped; every chunk, lease and ring in it keeps it alive.
+pub struct Region {
+    map: MmapRaw,
+    file: OwnedFd,
+}
+
+/// Why a region could not be made or mapped.
+#[derive(Debug)]
+pub enum RegionError {
+    /// The kernel gave no memory file.
+    Create(Errno),
+    /// Not enough memory for all pages of the region.
+    Allocate {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// The memory file could not be sealed, or one that a peer sent is not sealed.
+    Seal(Errno),
+    /// A peer sent a memory file that lacks the seals or the size that were agreed.
+    Foreign {
+        /// Bytes agreed.
+        expected: usize,
+        /// Bytes it has.
+        found: u64,
+        /// Whether it can still shrink under us.
+        sealed: bool,
+    },
+    /// The mapping failed.
+    Map(std::io::Error),
+}
+
+impl fmt::Display for RegionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RegionError::Create(_) => write!(f, "cannot create shared memory (memfd)"),
+            RegionError::Allocate { bytes, .. } => write!(
+                f,
+                "cannot allocate {bytes} bytes of shared memory: lower the memory budget of the node or free memory"
+            ),
+            RegionError::Seal(_) => write!(f, "cannot seal shared memory"),
+            RegionError::Foreign { expected, found, sealed } => write!(
+                f,
+                "peer sent shared memory of {found} bytes (sealed: {sealed}), agreed were {expected} sealed bytes"
+            ),
+            RegionError::Map(_) => write!(f, "cannot map shared memory"),
+        }
+    }
+}
+
+impl std::error::Error for RegionError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            RegionError::Create(e) | RegionError::Seal(e) | RegionError::Allocate { source: e, .. } => Some(e),
+            RegionError::Map(e) => Some(e),
+            RegionError::Foreign { .. } => None,
+        }
+    }
+}
+
+impl Region {
+    /// Makes a region of `bytes` (rounded up to whole pages), zeroed, all pages allocated, sealed.
+    pub fn create(bytes: usize) -> Result<Region, RegionError> {
+        let bytes = bytes.max(1).next_multiple_of(PAGE_BYTES);
+        let file = rustix::fs::memfd_create(c"netdisk", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(RegionError::Create)?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)
+            .map_err(|source| RegionError::Allocate { bytes, source })?;
+        rustix::fs::fcntl_add_seals(&file, Region::seals()).map_err(RegionError::Seal)?;
+        Region::map(file, bytes)
+    }
+
+    /// Maps a region that a peer made. `bytes` is what the two sides agreed on; a file of another size, or one that
+    /// could still shrink, is refused.
+    pub fn adopt(file: OwnedFd, bytes: usize) -> Result<Region, RegionError> {
+        let found = rustix::fs::fstat(&file).map_err(RegionError::Create)?.st_size as u64;
+        let seals = rustix::fs::fcntl_get_seals(&file).map_err(RegionError::Seal)?;
+        let sealed = seals.contains(Region::seals());
+        if found != bytes as u64 || !sealed {
+            return Err(RegionError::Foreign { expected: bytes, found, sealed });
+        }
+        Region::map(file, bytes)
+    }
+
+    fn seals() -> SealFlags {
+        SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL
+    }
+
+    fn map(file: OwnedFd, bytes: usize) -> Result<Region, RegionError> {
+        let map = MmapOptions::new().len(bytes).map_raw(&file).map_err(RegionError::Map)?;
+        Ok(Region { map, file })
+    }
+
+    /// Bytes of the region.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Never: a region has at least one page.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The memory file, to be passed to a peer process.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Address of byte `offset`. Panics if `offset` lies past the end (a bug of this process: offsets from peers are
+    /// checked before they get here).
+    pub fn pointer(&self, offset: usize) -> *mut u8 {
+        assert!(offset <= self.len(), "offset {offset} past the region's {} bytes", self.len());
+        // SAFETY: `offset` is within the mapping (or one past its end), checked above.
+        unsafe { self.map.as_mut_ptr().add(offset) }
+    }
+
+    /// The aligned word at `offset` as an atomic. Panics if it is misaligned or past the end.
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len(), "no aligned word at {offset}");
+        let pointer = self.pointer(offset).cast::<u64>();
+        // SAFETY: in bounds and aligned (checked above), mapped as long as `self` lives, and every process accesses
+        // these words by atomics only.
+        unsafe { AtomicU64::from_ptr(pointer) }
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region").field("bytes", &self.len()).finish_non_exhaustive()
+    }
+}
