@@ -1,0 +1,196 @@
+//! Two contenders in turn, A B A B …, so that whatever changes on the machine hits both alike.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{Placement, Recorder, Summary, Unit};
+
+/// One side of a comparison. Each measurement starts everything it needs and leaves nothing running behind,
+/// so that the other side has the machine to itself.
+pub trait Contender {
+    /// What the table calls it, for example `raw TCP, epoll`.
+    fn name(&self) -> String;
+    /// Measures once, from start to stop.
+    ///
+    /// # Errors
+    /// What went wrong and what to do; the whole row is then not measured.
+    fn measure(&mut self) -> Result<Measured>;
+}
+
+/// What one measurement found.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// The number that is compared, in `unit`: for latencies the median.
+    pub figure: f64,
+    /// Unit of `figure`.
+    pub unit: Unit,
+    /// The latencies behind it, if there were any.
+    pub recorder: Option<Recorder>,
+}
+
+impl Measured {
+    /// A latency, compared by its median.
+    pub fn latency(recorder: Recorder) -> Self {
+        let figure = recorder.summary().p50_ns as f64;
+        Self { figure, unit: Unit::Nanoseconds, recorder: Some(recorder) }
+    }
+
+    /// A single number without a distribution.
+    pub fn figure(figure: f64, unit: Unit) -> Self {
+        Self { figure, unit, recorder: None }
+    }
+}
+
+/// How many pairs a comparison wants, and when it gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alternation {
+    /// Pairs to keep.
+    pub pairs: u32,
+    /// Pairs to try at most, those dropped included.
+    pub tries_max: u32,
+}
+
+/// One turn: ours, then the limit or peer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pair {
+    /// Our figure.
+    pub ours: f64,
+    /// The figure of the limit or peer, if there is one.
+    pub limit: Option<f64>,
+    /// Ours divided by the limit.
+    pub ratio: Option<f64>,
+    /// Where the cores were, if that was probed; the same before, between and after.
+    pub placement: Option<Placement>,
+}
+
+/// All turns of two contenders.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// Unit of both sides' figures.
+    pub unit: Unit,
+    /// The pairs kept, in the order in which they ran.
+    pub pairs: Vec<Pair>,
+    /// Pairs thrown away because the placement of the cores changed or was disturbed.
+    pub pairs_dropped: u32,
+    /// All latencies of our side, merged over the pairs kept.
+    pub ours_latency: Option<Summary>,
+    /// All latencies of the limit or peer, merged over the pairs kept.
+    pub limit_latency: Option<Summary>,
+    /// Distributions behind the summaries, for `.hgrm` files and pictures.
+    #[serde(skip)]
+    pub recorders: [Option<Recorder>; 2],
+}
+
+impl Comparison {
+    /// Median of our figures, over pairs of one placement or of all.
+    pub fn ours(&self, only: Option<Placement>) -> Option<f64> {
+        median(self.of(only).map(|pair| pair.ours).collect())
+    }
+
+    /// Median of the figures of the limit or peer.
+    pub fn limit(&self, only: Option<Placement>) -> Option<f64> {
+        median(self.of(only).filter_map(|pair| pair.limit).collect())
+    }
+
+    /// Median of the ratios, each taken within its pair.
+    pub fn ratio(&self, only: Option<Placement>) -> Option<f64> {
+        median(self.of(only).filter_map(|pair| pair.ratio).collect())
+    }
+
+    /// Smallest and largest ratio.
+    pub fn ratio_spread(&self) -> Option<(f64, f64)> {
+        let ratios = || self.pairs.iter().filter_map(|pair| pair.ratio);
+        let (low, high) = (ratios().fold(f64::INFINITY, f64::min), ratios().fold(0.0, f64::max));
+        low.is_finite().then_some((low, high))
+    }
+
+    /// For example `7 near, 3 far`; empty if nothing was probed.
+    pub fn placements(&self) -> String {
+        let words = [Placement::Near, Placement::Far, Placement::Disturbed].map(|placement| {
+            match self.of(Some(placement)).count() {
+                0 => String::new(),
+                count => format!("{count} {}", placement.word()),
+            }
+        });
+        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
+    }
+
+    fn of(&self, only: Option<Placement>) -> impl Iterator<Item = &Pair> {
+        self.pairs.iter().filter(move |pair| only.is_none() || pair.placement == only)
+    }
+}
+
+/// Runs `ours` and `limit` in turn until enough pairs are kept or the tries are used up.
+///
+/// `probe` tells where the cores are now (`None`: this machine or comparison has no probe). It runs before, between
+/// and after the two; a pair is kept only if all three agree and none was disturbed.
+///
+/// # Errors
+/// The first error of a contender or of the probe.
+pub fn alternate(
+    alternation: Alternation,
+    ours: &mut dyn Contender,
+    mut limit: Option<&mut dyn Contender>,
+    probe: &mut dyn FnMut() -> Result<Option<Placement>>,
+) -> Result<Comparison> {
+    let mut comparison = Comparison {
+        unit: Unit::Nanoseconds,
+        pairs: Vec::new(),
+        pairs_dropped: 0,
+        ours_latency: None,
+        limit_latency: None,
+        recorders: [None, None],
+    };
+    let mut tries = 0;
+    while comparison.pairs.len() < alternation.pairs as usize && tries < alternation.tries_max {
+        tries += 1;
+        let before = probe()?;
+        let our_turn = ours.measure()?;
+        let between = probe()?;
+        let their_turn = limit.as_mut().map(|contender| contender.measure()).transpose()?;
+        let after = if their_turn.is_some() { probe()? } else { between };
+        if before != between || between != after || before == Some(Placement::Disturbed) {
+            comparison.pairs_dropped += 1;
+            continue;
+        }
+        comparison.keep(our_turn, their_turn, before);
+    }
+    comparison.ours_latency = comparison.recorders[0].as_ref().map(Recorder::summary);
+    comparison.limit_latency = comparison.recorders[1].as_ref().map(Recorder::summary);
+    Ok(comparison)
+}
+
+impl Comparison {
+    fn keep(&mut self, ours: Measured, limit: Option<Measured>, placement: Option<Placement>) {
+        self.unit = ours.unit;
+        let limit_figure = limit.as_ref().map(|measured| {
+            assert_eq!(measured.unit, ours.unit, "both sides of a comparison count the same thing");
+            measured.figure
+        });
+        let ratio = limit_figure.filter(|figure| *figure > 0.0).map(|figure| ours.figure / figure);
+        self.pairs.push(Pair { ours: ours.figure, limit: limit_figure, ratio, placement });
+        let theirs = limit.and_then(|measured| measured.recorder);
+        for (all, one) in self.recorders.iter_mut().zip([ours.recorder, theirs]) {
+            match (all.as_mut(), one) {
+                (Some(all), Some(one)) => all.merge(&one),
+                (None, one) => *all = one,
+                (Some(_), None) => {}
+            }
+        }
+    }
+}
+
+/// The middle value, or the mean of the two middle ones; `None` of nothing.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        count if count % 2 == 1 => Some(values[middle]),
+        _ => Some((values[middle - 1] + values[middle]) / 2.0),
+    }
+}
+
+#[cfg(test)]
+#[path = "compare_tests.rs"]
+mod tests;
