@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::counters::StoreCounters;
+use crate::disk_file::DiskFile;
 use crate::fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, SubmitRefusal};
 use crate::geometry::Geometry;
 use crate::memory::MemoryDisk;
@@ -55,6 +56,8 @@ pub trait Backing {
 pub enum AnyBacking {
     /// Memory of this process, gone with it.
     Memory(MemoryDisk),
+    /// An image file or a block device.
+    File(Box<DiskFile>),
 }
 
 /// Calls the same method on whichever backing there is.
@@ -62,6 +65,7 @@ macro_rules! each {
     ($self:expr, $disk:ident => $call:expr) => {
         match $self {
             AnyBacking::Memory($disk) => $call,
+            AnyBacking::File($disk) => $call,
         }
     };
 }

@@ -27,6 +27,14 @@ pub struct Geometry {
     pub read_only: bool,
 }
 
+/// Whether the block is one that we serve and the size is whole blocks, at least one.
+pub(crate) fn sizes_fit(data_bytes: u64, block_bytes: u32) -> bool {
+    block_bytes.is_power_of_two()
+        && (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&block_bytes)
+        && data_bytes > 0
+        && data_bytes.is_multiple_of(u64::from(block_bytes))
+}
+
 impl Geometry {
     /// Checks a request and gives the bytes that it covers (0 for a flush).
     ///

@@ -12,15 +12,29 @@
 //! fencing needs: the durable epoch and the ownership of a disk that two nodes can open.
 
 mod backing;
+mod bounce;
+mod buffered;
 mod counters;
+mod create;
+mod device;
+mod disk_file;
 mod fault;
 mod geometry;
 mod memory;
+mod open_refusal;
 mod request;
+mod superblock;
+mod uring;
 
 pub use backing::{AnyBacking, Backing};
+pub use buffered::BufferedFile;
 pub use counters::StoreCounters;
+pub use create::{NewDisk, create};
+pub use disk_file::{DiskFile, EngineChoice, OpenMode, Ports};
 pub use fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, StoreFault, SubmitRefusal};
 pub use geometry::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Geometry, TRANSFER_BYTES_MAX};
 pub use memory::{MemoryDisk, MemoryDiskRefusal};
+pub use open_refusal::{CreateRefusal, OpenRefusal};
 pub use request::{IoMemory, StoreCompletion, StoreIo, StoreOperation, StoreResult, Submitted};
+pub use superblock::{DiskId, FORMAT_VERSION, Superblock, TAIL_BYTES};
+pub use uring::{QUEUE_DEPTH_MAX, UringFile};

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::backing::Backing;
 use crate::counters::StoreCounters;
 use crate::fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, SubmitRefusal};
-use crate::geometry::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Geometry};
+use crate::geometry::{Geometry, sizes_fit};
 use crate::request::{IoMemory, StoreCompletion, StoreIo, StoreOperation, Submitted};
 
 /// Pages are given back in units of this; the kernel's page size on the machines we run on divides it.
@@ -56,9 +56,7 @@ impl MemoryDisk {
     /// # Errors
     /// [`MemoryDiskRefusal`] when the sizes do not fit or the address space is used up.
     pub fn new(data_bytes: u64, block_bytes: u32) -> Result<Self, MemoryDiskRefusal> {
-        let block_fits =
-            block_bytes.is_power_of_two() && (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&block_bytes);
-        if !block_fits || data_bytes == 0 || !data_bytes.is_multiple_of(u64::from(block_bytes)) {
+        if !sizes_fit(data_bytes, block_bytes) {
             return Err(MemoryDiskRefusal::Shape { data_bytes, block_bytes });
         }
         let pages = MmapOptions::new()
