@@ -9,6 +9,13 @@
 
 extern crate alloc;
 
+pub mod cluster_key;
+pub mod connectivity;
+pub mod handshake;
 pub mod identity;
+pub mod rail;
+pub mod route;
+pub mod session;
 pub mod time;
+pub mod window;
 pub mod wire;

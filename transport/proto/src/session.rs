@@ -1,0 +1,533 @@
+//! Everything that lives between this incarnation of a node and one incarnation of a peer: each client's ordered
+//! traffic, its credits, the acknowledgements that are due, and the paths that are up.
+//!
+//! The reactor calls, by role:
+//! - sending: [`Session::send`] keeps a message, then [`Session::next_unposted`] and [`Session::prepare`] say which
+//!   frames to post where, [`Session::posted`] that a provider took one;
+//! - receiving: [`Session::admit`] first, then [`Session::acknowledge`], then for a message
+//!   [`Session::accept_next`] (the short way) or the receive window of its [`Stream`];
+//! - in between: [`Session::path_up`], [`Session::path_down`], [`Session::due_acks`], [`Session::reset`].
+//!
+//! A message is known by a handle of the reactor's choosing: `M` on its way out, `H` while it waits on its way in.
+
+use crate::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Path, Sequence};
+use crate::route::{Routes, Spread, fragment_range};
+use crate::time::Time;
+use crate::window::{ReceiveWindow, Retained, SendWindow, WINDOW};
+use crate::wire::{FRAGMENT_EXTENSION_BYTES, FrameHeader, FrameType};
+use alloc::boxed::Box;
+use core::time::Duration;
+
+/// Messages after which an acknowledgement goes out by itself.
+const ACK_MESSAGES: u32 = 8;
+/// Time after which it does.
+pub const ACK_DELAY: Duration = Duration::from_micros(25);
+
+/// Why a message was not taken. Nothing happened, the caller still owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendRefusal {
+    /// The peer has granted no more; the client's *writable* call-back follows.
+    NoCredit,
+    /// The configuration knows no such node, or it is not a member.
+    NoPeer,
+    /// No incarnation of the peer has been met yet; *peer up* follows when one is.
+    NotConnected,
+    /// Control or data part over the limit of the wire.
+    TooLarge,
+    /// No such client is registered here.
+    NoClient,
+}
+
+/// Why a frame was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameDrop {
+    /// It is for another node, or from an incarnation that is not the peer's present one.
+    Foreign,
+    /// Its sender is no longer a member and has not learnt it yet (SPEC T11).
+    Fenced,
+    /// It names a client that nobody registered here.
+    NoClient,
+    /// It acknowledges or uses what was never sent or granted.
+    Overrun,
+}
+
+/// What has happened, for `status`. All count since the session began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionCounters {
+    /// Messages sent.
+    pub messages_sent: u64,
+    /// Bytes of data parts sent.
+    pub bytes_sent: u64,
+    /// Messages delivered.
+    pub messages_delivered: u64,
+    /// Bytes of data parts delivered.
+    pub bytes_delivered: u64,
+    /// Messages sent again because the rail that carried them died.
+    pub messages_replayed: u64,
+    /// Messages that came again and were dropped.
+    pub duplicates_dropped: u64,
+    /// Frames dropped because their sender is no longer a member.
+    pub frames_fenced: u64,
+    /// Frames dropped for any other [`FrameDrop`] reason.
+    pub frames_dropped: u64,
+    /// Rails lost.
+    pub rails_lost: u64,
+}
+
+/// One client's traffic with the peer.
+#[derive(Debug)]
+pub struct Stream<M, H> {
+    /// Outgoing.
+    pub send: SendWindow<M>,
+    /// Incoming.
+    pub receive: ReceiveWindow<H>,
+    /// A send was refused for want of credit since the last *writable* call-back.
+    pub starved: bool,
+    /// Messages received since the last acknowledgement left.
+    unacked: u32,
+    /// When an acknowledgement must leave by itself.
+    ack_due: Time,
+    /// The credit that the peer was last told.
+    credit_told: u64,
+}
+
+impl<M, H> Default for Stream<M, H> {
+    fn default() -> Self {
+        Stream {
+            send: SendWindow::default(),
+            receive: ReceiveWindow::default(),
+            starved: false,
+            unacked: 0,
+            ack_due: Time::NEVER,
+            credit_told: WINDOW as u64,
+        }
+    }
+}
+
+/// A frame that is to be posted.
+#[derive(Debug)]
+pub struct Transmission<'a, M> {
+    /// Where.
+    pub path: Path,
+    /// The header, complete but for what the provider fills in.
+    pub header: FrameHeader,
+    /// The message it carries.
+    pub message: &'a M,
+    /// Bytes of the data part that go.
+    pub range: core::ops::Range<usize>,
+    /// Fragment number and count; `None` for a whole message.
+    pub fragment: Option<(u8, u8)>,
+}
+
+/// The session with one peer.
+#[derive(Debug)]
+pub struct Session<M, H> {
+    local: NodeId,
+    local_incarnation: Incarnation,
+    peer: NodeId,
+    peer_incarnation: Option<Incarnation>,
+    epoch: Epoch,
+    member: bool,
+    routes: Routes,
+    streams: [Option<Box<Stream<M, H>>>; CLIENTS_MAX],
+    /// Bit per client whose peer is owed an acknowledgement or credit.
+    owing: u32,
+    counters: SessionCounters,
+}
+
+impl<M, H> Session<M, H> {
+    /// A session that has not met its peer yet.
+    pub fn new(local: NodeId, local_incarnation: Incarnation, peer: NodeId, spread: Spread) -> Session<M, H> {
+        Session {
+            local,
+            local_incarnation,
+            peer,
+            peer_incarnation: None,
+            epoch: Epoch(0),
+            member: true,
+            routes: Routes::new(spread),
+            streams: core::array::from_fn(|_| None),
+            owing: 0,
+            counters: SessionCounters::default(),
+        }
+    }
+
+    /// The node at the other end.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Its life, once one was met.
+    pub fn peer_incarnation(&self) -> Option<Incarnation> {
+        self.peer_incarnation
+    }
+
+    /// What has happened.
+    pub fn counters(&self) -> &SessionCounters {
+        &self.counters
+    }
+
+    /// The paths.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// The paths, to change their policy or measurements.
+    pub fn routes_mut(&mut self) -> &mut Routes {
+        &mut self.routes
+    }
+
+    /// Opens a client's traffic; a client that is open stays as it is.
+    pub fn open(&mut self, client: ClientId) {
+        if let Some(place) = self.streams.get_mut(usize::from(client.0)) {
+            place.get_or_insert_default();
+        }
+    }
+
+    /// One client's traffic, if open.
+    #[inline]
+    pub fn stream(&mut self, client: ClientId) -> Option<&mut Stream<M, H>> {
+        self.streams.get_mut(usize::from(client.0))?.as_deref_mut()
+    }
+
+    /// One client's traffic, to look at.
+    pub fn peek(&self, client: ClientId) -> Option<&Stream<M, H>> {
+        self.streams.get(usize::from(client.0))?.as_deref()
+    }
+
+    /// The configuration changed: its number, and whether the peer is a member. Frames of a peer that is none are
+    /// dropped from now on, whatever rail brings them.
+    pub fn configure(&mut self, epoch: Epoch, member: bool) {
+        self.epoch = epoch;
+        self.member = member;
+    }
+
+    /// Whether the peer is a member.
+    pub fn is_member(&self) -> bool {
+        self.member
+    }
+
+    // --- sending ---
+
+    /// Whether a message of this client would be taken now.
+    #[inline]
+    pub fn may_send(&mut self, client: ClientId) -> Result<(), SendRefusal> {
+        if !self.member {
+            return Err(SendRefusal::NoPeer);
+        }
+        if self.peer_incarnation.is_none() {
+            return Err(SendRefusal::NotConnected);
+        }
+        let Some(stream) = self.stream(client) else { return Err(SendRefusal::NoClient) };
+        if stream.send.is_open() {
+            return Ok(());
+        }
+        stream.starved = true;
+        Err(SendRefusal::NoCredit)
+    }
+
+    /// Keeps a message; [`Session::may_send`] came just before. It is posted by what [`Session::prepare`] says.
+    #[inline]
+    pub fn send(&mut self, client: ClientId, message: M, control_length: usize, data_length: usize) -> Sequence {
+        let fragments = self.routes.fragments(data_length);
+        self.counters.messages_sent += 1;
+        self.counters.bytes_sent += data_length as u64;
+        let Some(stream) = self.stream(client) else { unreachable!("may_send was asked first") };
+        stream.send.retain(message, control_length as u16, data_length as u32, fragments)
+    }
+
+    /// Whether any client has fragments that no rail has taken while a path is up.
+    #[inline]
+    pub fn has_unposted(&self) -> bool {
+        self.routes.any_up() && self.streams.iter().flatten().any(|stream| stream.send.unposted() > 0)
+    }
+
+    /// The first fragment of a client, at or after `from`, that no rail has taken.
+    pub fn next_unposted(&self, client: ClientId, from: (Sequence, u8)) -> Option<(Sequence, u8)> {
+        self.peek(client)?.send.next_unposted(from)
+    }
+
+    /// The frame for a fragment of a kept message. `None`: no path is up, or it is complete by now.
+    /// `prefer`: the path to whose peer memory the message was built, taken if it is up and the message is whole.
+    #[inline]
+    pub fn prepare(
+        &mut self,
+        client: ClientId,
+        sequence: Sequence,
+        fragment: u8,
+        prefer: Option<Path>,
+    ) -> Option<Transmission<'_, M>> {
+        let mut header = FrameHeader::new(FrameType::Data);
+        self.address(&mut header, client);
+        let stream = self.streams.get(usize::from(client.0))?.as_deref()?;
+        let kept = stream.send.get(sequence)?;
+        let path = match prefer {
+            Some(path) if kept.fragments == 1 && self.routes.is_up(path) => path,
+            _ => self.routes.choose(client, fragment, kept.fragments)?,
+        };
+        let range = fragment_range(kept.data_length as usize, fragment, kept.fragments);
+        header.link = path.link.0;
+        header.rail = path.rail.0;
+        header.sequence.set(sequence.0);
+        header.control_length.set(kept.control_length);
+        header.data_length.set(range.len() as u32);
+        if kept.replayed {
+            header.flags |= crate::wire::FLAG_REPLAYED;
+        }
+        let striped = kept.fragments > 1;
+        if striped {
+            header.frame_type = FrameType::Fragment as u8;
+            // The control part goes with the first fragment only.
+            let control = if fragment == 0 { kept.control_length } else { 0 };
+            header.control_length.set(control + FRAGMENT_EXTENSION_BYTES as u16);
+        }
+        let fragment = striped.then_some((fragment, kept.fragments));
+        Some(Transmission { path, header, message: &kept.message, range, fragment })
+    }
+
+    /// A provider took the frame.
+    #[inline]
+    pub fn posted(&mut self, client: ClientId, sequence: Sequence, fragment: u8, path: Path) {
+        self.routes.took(path);
+        self.told(client);
+        if let Some(stream) = self.stream(client) {
+            stream.send.posted(sequence, fragment, path);
+        }
+    }
+
+    /// Fills in what every frame of a client says: who, to whom, and what has been received so far.
+    #[inline]
+    fn address(&self, header: &mut FrameHeader, client: ClientId) {
+        header.epoch.set(self.epoch.0);
+        header.source.set(self.local.0);
+        header.destination.set(self.peer.0);
+        header.client.set(client.0);
+        header.incarnation.set(self.local_incarnation.0);
+        if let Some(stream) = self.peek(client) {
+            header.ack.set(stream.receive.received() as u32);
+            header.credit.set(stream.receive.credit() as u32);
+        }
+    }
+
+    // --- receiving ---
+
+    /// Whether a frame may be looked at: it is for this node, from the peer's present life, from a member, for a
+    /// client that is there.
+    #[inline]
+    pub fn admit(&mut self, header: &FrameHeader) -> Result<(), FrameDrop> {
+        let ours = header.destination() == self.local
+            && header.source() == self.peer
+            && Some(header.incarnation()) == self.peer_incarnation;
+        if !ours {
+            self.counters.frames_dropped += 1;
+            return Err(FrameDrop::Foreign);
+        }
+        if !self.member {
+            self.counters.frames_fenced += 1;
+            return Err(FrameDrop::Fenced);
+        }
+        if self.peek(header.client()).is_none() {
+            self.counters.frames_dropped += 1;
+            return Err(FrameDrop::NoClient);
+        }
+        Ok(())
+    }
+
+    /// Takes in acknowledgement and credit; yields each message that is complete. Returns whether a client that was
+    /// refused for want of credit may send again now.
+    #[inline]
+    pub fn acknowledge(
+        &mut self,
+        header: &FrameHeader,
+        mut complete: impl FnMut(Retained<M>),
+    ) -> Result<bool, FrameDrop> {
+        let routes = &mut self.routes;
+        let place = self.streams.get_mut(usize::from(header.client.get())).and_then(|place| place.as_deref_mut());
+        let Some(stream) = place else { return Err(FrameDrop::NoClient) };
+        let honest = stream.send.acknowledge(header.ack.get(), header.credit.get(), |kept| {
+            for fragment in 0..kept.fragments {
+                if let Some(path) = kept.carrier(fragment) {
+                    routes.done(path);
+                }
+            }
+            complete(kept);
+        });
+        if !honest {
+            self.counters.frames_dropped += 1;
+            return Err(FrameDrop::Overrun);
+        }
+        let wake = stream.starved && stream.send.is_open();
+        stream.starved &= !wake;
+        Ok(wake)
+    }
+
+    /// Takes a message that is the next of its client in order; the caller delivers it at once.
+    #[inline]
+    pub fn accept_next(&mut self, now: Time, client: ClientId, sequence: Sequence) -> bool {
+        let Some(stream) = self.stream(client) else { return false };
+        let next = stream.receive.accept_next(sequence);
+        if next {
+            self.owe(now, client, 1);
+        }
+        next
+    }
+
+    /// Notes `messages` received that must be acknowledged (0: a duplicate, whose sender missed the first one).
+    #[inline]
+    pub fn owe(&mut self, now: Time, client: ClientId, messages: u32) {
+        let Some(stream) = self.stream(client) else { return };
+        stream.unacked += messages.max(1);
+        if stream.ack_due == Time::NEVER {
+            stream.ack_due = now + ACK_DELAY;
+        }
+        self.owing |= 1 << client.0;
+        if messages == 0 {
+            self.counters.duplicates_dropped += 1;
+        }
+    }
+
+    /// Counts a delivery.
+    #[inline]
+    pub fn count_delivery(&mut self, data_length: usize) {
+        self.counters.messages_delivered += 1;
+        self.counters.bytes_delivered += data_length as u64;
+    }
+
+    /// Counts a dropped frame.
+    pub fn count_drop(&mut self) {
+        self.counters.frames_dropped += 1;
+    }
+
+    /// The client is done with `count` messages: their credit goes back to the peer. It travels with the next frame;
+    /// one of its own is due when the peer may be waiting for it.
+    #[inline]
+    pub fn release(&mut self, now: Time, client: ClientId, count: u32) {
+        let Some(stream) = self.stream(client) else { return };
+        stream.receive.release(count);
+        let credit = stream.receive.credit();
+        let told_ahead = stream.credit_told.saturating_sub(stream.receive.received());
+        if told_ahead < WINDOW as u64 / 2 && credit > stream.credit_told {
+            stream.unacked = stream.unacked.max(if told_ahead == 0 { ACK_MESSAGES } else { 1 });
+            if stream.ack_due == Time::NEVER {
+                stream.ack_due = now + ACK_DELAY;
+            }
+            self.owing |= 1 << client.0;
+        }
+    }
+
+    // --- acknowledgements ---
+
+    /// Whether any client owes the peer an acknowledgement.
+    #[inline]
+    pub fn owes(&self) -> bool {
+        self.owing != 0
+    }
+
+    /// When the next acknowledgement must leave by itself.
+    pub fn ack_deadline(&self) -> Time {
+        if self.owing == 0 {
+            return Time::NEVER;
+        }
+        self.streams.iter().flatten().map(|stream| stream.ack_due).min().unwrap_or(Time::NEVER)
+    }
+
+    /// The next acknowledgement frame that must leave now, and by which path. Call until `None`, and
+    /// [`Session::told`] for each that a provider took.
+    pub fn due_acks(&mut self, now: Time) -> Option<(ClientId, Path, FrameHeader)> {
+        let mut bits = self.owing;
+        while bits != 0 {
+            let client = ClientId(bits.trailing_zeros() as u16);
+            bits &= bits - 1;
+            let due = self
+                .peek(client)
+                .is_some_and(|stream| stream.unacked >= ACK_MESSAGES || stream.ack_due <= now);
+            if due {
+                let path = self.routes.choose(client, 0, 1)?;
+                let mut header = FrameHeader::new(FrameType::Ack);
+                self.address(&mut header, client);
+                header.link = path.link.0;
+                header.rail = path.rail.0;
+                return Some((client, path, header));
+            }
+        }
+        None
+    }
+
+    /// The peer is being told what this client has received and granted.
+    #[inline]
+    pub fn told(&mut self, client: ClientId) {
+        self.owing &= !(1 << client.0);
+        if let Some(stream) = self.stream(client) {
+            stream.unacked = 0;
+            stream.ack_due = Time::NEVER;
+            stream.credit_told = stream.receive.credit();
+        }
+    }
+
+    // --- paths and lives ---
+
+    /// A path carries payload from now on. Whatever acknowledgement or credit was lost with another rail is told
+    /// again, so that both sides know where they stand before anything is sent again.
+    pub fn path_up(&mut self, now: Time, path: Path) {
+        self.routes.set_up(path, true);
+        for client in 0..CLIENTS_MAX as u16 {
+            if let Some(stream) = self.stream(ClientId(client)) {
+                stream.ack_due = now;
+                stream.unacked = stream.unacked.max(1);
+                self.owing |= 1 << client;
+            }
+        }
+    }
+
+    /// A path is lost; what it carried and is not acknowledged waits to be posted on another. Returns how many
+    /// messages that are.
+    pub fn path_down(&mut self, now: Time, path: Path) -> u32 {
+        if !self.routes.is_up(path) {
+            return 0;
+        }
+        self.routes.set_up(path, false);
+        let mut messages = 0;
+        for client in 0..CLIENTS_MAX as u16 {
+            if let Some(stream) = self.stream(ClientId(client)) {
+                messages += stream.send.abandon(path);
+                stream.ack_due = now;
+                stream.unacked = stream.unacked.max(1);
+                self.owing |= 1 << client;
+            }
+        }
+        self.counters.messages_replayed += u64::from(messages);
+        self.counters.rails_lost += 1;
+        messages
+    }
+
+    /// The peer was met in this life. `true`: it is the same as before, or the first. `false`: it is a new life, the
+    /// caller must [`Session::reset`] first (and tell every client that outcomes are unknown).
+    pub fn meet(&mut self, incarnation: Incarnation) -> bool {
+        match self.peer_incarnation {
+            None => {
+                self.peer_incarnation = Some(incarnation);
+                true
+            }
+            Some(known) => known == incarnation,
+        }
+    }
+
+    /// Ends the session with the present life of the peer: the outcome of everything not acknowledged is unknown,
+    /// what waits on its way in is dropped. All paths are down afterwards.
+    pub fn reset(&mut self, local_incarnation: Incarnation, mut unknown: impl FnMut(ClientId, Retained<M>)) {
+        for (client, stream) in self.streams.iter_mut().enumerate() {
+            if let Some(stream) = stream {
+                stream.send.abort(|kept| unknown(ClientId(client as u16), kept));
+                **stream = Stream::default();
+            }
+        }
+        for index in 0..Path::COUNT_MAX {
+            if let Some(path) = Path::from_index(index) {
+                self.routes.set_up(path, false);
+            }
+        }
+        self.peer_incarnation = None;
+        self.local_incarnation = local_incarnation;
+        self.owing = 0;
+    }
+}
