@@ -14,6 +14,8 @@
 mod backing;
 mod bounce;
 mod buffered;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod counters;
 mod create;
 mod device;
