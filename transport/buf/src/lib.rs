@@ -5,10 +5,24 @@
 //! Raw atomics live in [`atomic`] only, so that the same code runs under loom.
 
 pub mod atomic;
+#[cfg(not(loom))]
 pub mod chunk;
+#[cfg(not(loom))]
+mod ledger;
+#[cfg(not(loom))]
 pub mod region;
+pub mod returned;
+pub mod ring;
+#[cfg(not(loom))]
+pub mod ring_region;
+#[cfg(not(loom))]
 pub mod slab;
 
+#[cfg(not(loom))]
 pub use chunk::{Chunk, PlacedChunk, SharedChunk};
+#[cfg(not(loom))]
 pub use region::{Region, RegionError};
+#[cfg(not(loom))]
+pub use ring_region::{FrameReceiver, FrameSender};
+#[cfg(not(loom))]
 pub use slab::{Slab, SlabLayout, SlabRefusal};

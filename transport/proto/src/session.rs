@@ -212,7 +212,7 @@ impl<M, H> Session<M, H> {
     /// Whether a message of this client would be taken now.
     #[inline]
     pub fn may_send(&mut self, client: ClientId) -> Result<(), SendRefusal> {
-        if !self.member {
+        if !self.member && client != ClientId::MEMBERSHIP {
             return Err(SendRefusal::NoPeer);
         }
         if self.peer_incarnation.is_none() {
@@ -311,7 +311,8 @@ impl<M, H> Session<M, H> {
 
     // --- receiving ---
 
-    /// Whether a frame may be looked at: it is for this node, from the peer's present life, from a member, for a
+    /// Whether a frame may be looked at: it is for this node, from the peer's present life, from a member (membership
+    /// traffic may come from a node that wants to become one), for a
     /// client that is there.
     #[inline]
     pub fn admit(&mut self, header: &FrameHeader) -> Result<(), FrameDrop> {
@@ -322,7 +323,7 @@ impl<M, H> Session<M, H> {
             self.counters.frames_dropped += 1;
             return Err(FrameDrop::Foreign);
         }
-        if !self.member {
+        if !self.member && header.client() != ClientId::MEMBERSHIP {
             self.counters.frames_fenced += 1;
             return Err(FrameDrop::Fenced);
         }
