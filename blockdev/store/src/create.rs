@@ -49,6 +49,8 @@ pub fn create(path: &Path, disk: &NewDisk) -> Result<(), CreateRefusal> {
         .open(path)
         .map_err(|error| open_fault(path, exists, error))?;
     let made = format(path, &file, disk, exists);
+    // By hand: a process being forked by another thread holds a copy of the description until its exec.
+    let _ = flock(file.as_fd(), FlockOperation::Unlock);
     if made.is_err() && !exists {
         // Best effort: what failed is reported, not this.
         let _ = std::fs::remove_file(path);

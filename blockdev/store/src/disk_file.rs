@@ -265,6 +265,19 @@ impl DiskFile {
     }
 }
 
+impl Drop for DiskFile {
+    /// Unlocks by hand once nothing is in flight. Closing would do, were it not for processes that another thread is
+    /// just forking: they hold a copy of the description until their exec.
+    fn drop(&mut self) {
+        if let FileEngine::Uring(engine) = &mut self.engine {
+            engine.drain();
+        }
+        if self.ownership != Ownership::NotOwned {
+            unlock(self.file());
+        }
+    }
+}
+
 /// Tries to lock the description; `false` when somebody else holds it.
 fn lock(file: &File, shared: bool) -> Result<bool, Errno> {
     let operation =

@@ -124,6 +124,18 @@ impl UringFile {
         &self.file
     }
 
+    /// Waits for the end of everything in flight and forgets it: until then the kernel writes into memory that
+    /// others own.
+    pub(crate) fn drain(&mut self) {
+        while self.in_flight() > 0 {
+            if let Err(error) = self.ring.submit_and_wait(1) {
+                let passing = matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY));
+                assert!(passing, "waiting for disk I/O to end failed: {error}");
+            }
+            self.poll(&mut |_| {});
+        }
+    }
+
     /// The step that a request starts with.
     fn first_step(&self, operation: &StoreOperation) -> Step {
         match operation {
@@ -407,15 +419,8 @@ impl Backing for UringFile {
 }
 
 impl Drop for UringFile {
-    /// Waits for what is in flight: until then the kernel writes into memory that others own.
     fn drop(&mut self) {
-        while self.in_flight() > 0 {
-            if let Err(error) = self.ring.submit_and_wait(1) {
-                let passing = matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY));
-                assert!(passing, "waiting for disk I/O to end failed: {error}");
-            }
-            self.poll(&mut |_| {});
-        }
+        self.drain();
     }
 }
 

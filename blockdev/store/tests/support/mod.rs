@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use blockdev_store::{DiskFile, DiskId, NewDisk, OpenMode, create};
 
 /// The id of every test disk.
-pub const DISK: DiskId = DiskId(0xD15C);
+pub(crate) const DISK: DiskId = DiskId(0xD15C);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A path that nobody else uses, removed on drop.
-pub struct TestPath(pub PathBuf);
+pub(crate) struct TestPath(pub(crate) PathBuf);
 
 impl TestPath {
     /// On the disk that holds the build.
-    pub fn on_disk() -> Self {
+    pub(crate) fn on_disk() -> Self {
         Self::below(Path::new(env!("CARGO_TARGET_TMPDIR")))
     }
 
-    pub fn below(directory: &Path) -> Self {
+    pub(crate) fn below(directory: &Path) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self(directory.join(format!("netdisk-store-{}-{number}", std::process::id())))
     }
@@ -33,12 +33,12 @@ impl Drop for TestPath {
 }
 
 /// A sparse disk to be made.
-pub fn new_disk(data_bytes: u64, block_bytes: u32) -> NewDisk {
+pub(crate) fn new_disk(data_bytes: u64, block_bytes: u32) -> NewDisk {
     NewDisk { data_bytes: Some(data_bytes), block_bytes, disk_id: DISK, sparse: true, force: false }
 }
 
 /// Makes, opens and unlinks a disk of 8 MiB.
-pub fn fresh_disk(path: TestPath, block_bytes: u32, mode: &OpenMode) -> DiskFile {
+pub(crate) fn fresh_disk(path: TestPath, block_bytes: u32, mode: &OpenMode) -> DiskFile {
     create(&path.0, &new_disk(8 << 20, block_bytes)).expect("a disk can be made");
     DiskFile::open(&path.0, mode).expect("the disk just made opens")
 }
