@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod connection;
 mod errno;
 pub mod limits;
+pub mod quarantine;
 mod service;
 
 pub use errno::BlockErrno;

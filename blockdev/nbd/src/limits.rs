@@ -28,3 +28,6 @@ pub const EXTENTS_MAX: usize = 2048;
 
 /// Longest message of an error chunk or of an option's error reply, as we send them.
 pub const MESSAGE_BYTES_MAX: usize = 256;
+
+/// The largest block that the protocol allows as minimum block size.
+pub const BLOCK_BYTES_MAX: u32 = 64 << 10;
