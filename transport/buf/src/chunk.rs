@@ -1,5 +1,6 @@
 //! A chunk of a slab in its three roles: being written by one owner, shared for reading, or given to a peer.
 
+use crate::custody::Life;
 use crate::region::Region;
 use crate::slab::{SlabLayout, return_chunk};
 use core::fmt;
@@ -21,6 +22,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// A chunk whose life the allocator has begun.
     pub(crate) fn new(region: Arc<Region>, layout: &SlabLayout, index: u32, length: usize) -> Chunk {
         let (offset, capacity) = layout.locate(index).expect("the allocator gives only chunks that exist");
         assert!(length <= capacity && offset + capacity <= region.len());
@@ -28,13 +30,15 @@ impl Chunk {
     }
 
     /// Takes up a chunk that a peer filled and handed over: index and length are the peer's words and are checked.
-    /// `None`: no such chunk, or the length does not fit.
+    /// `None`: no such chunk, the length does not fit, or the chunk is in this process's hands already.
     ///
-    /// The caller vouches by protocol that the chunk was handed over (its ring slot was published) and is taken up
-    /// once; a provider's ring guarantees that.
+    /// The caller vouches by protocol that the chunk was handed over (its ring slot was published).
     pub fn take_up(region: &Arc<Region>, layout: &SlabLayout, index: u32, length: usize) -> Option<Chunk> {
         let (offset, capacity) = layout.locate(index)?;
-        if length > capacity || offset + capacity > region.len() {
+        if length > capacity
+            || offset + capacity > region.len()
+            || !region.custody(layout.chunks()).begin(index)
+        {
             return None;
         }
         Some(Chunk { region: region.clone(), offset, length, capacity, index })
@@ -71,18 +75,31 @@ impl Chunk {
         SharedChunk(Arc::new(self))
     }
 
-    /// Hands the chunk to the peer: this side may still read it (to send it again by another rail), but no longer
-    /// returns it; the peer does.
+    /// Ends writing a chunk that is meant for the peer in whose slab it lies. Whoever sends it hands it over
+    /// ([`PlacedChunk::hand_over`]); this side may still read it then (to send it again by another rail), but the peer
+    /// returns it. A chunk that is never handed over returns with the last handle.
     pub fn place(self) -> PlacedChunk {
+        let life = self.region.custody_in_use().place(self.index);
         let this = core::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is never dropped, so the Arc is moved out exactly once.
         let region = unsafe { core::ptr::read(&this.region) };
-        PlacedChunk { region, offset: this.offset, length: this.length, index: this.index }
+        PlacedChunk { region, offset: this.offset, length: this.length, index: this.index, life }
+    }
+
+    /// Hands the chunk to the peer in whose slab it lies, at once and for good: the peer returns it.
+    pub fn give_away(self) -> u32 {
+        let index = self.index;
+        self.region.custody_in_use().end(index);
+        let this = core::mem::ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped, so the Arc is moved out exactly once.
+        drop(unsafe { core::ptr::read(&this.region) });
+        index
     }
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
+        self.region.custody_in_use().end(self.index);
         return_chunk(&self.region, self.index);
     }
 }
@@ -104,7 +121,10 @@ impl AsMut<[u8]> for Chunk {
 
 impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chunk").field("index", &self.index).field("length", &self.length).finish_non_exhaustive()
+        f.debug_struct("Chunk")
+            .field("index", &self.index)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
     }
 }
 
@@ -118,13 +138,28 @@ impl AsRef<[u8]> for SharedChunk {
     }
 }
 
-/// A chunk that now belongs to the peer in whose slab it lies; kept for reading until the peer acknowledged it.
-#[derive(Clone)]
+/// A chunk filled in the slab of the peer that it is meant for; kept for reading until the peer acknowledged it.
 pub struct PlacedChunk {
     region: Arc<Region>,
     offset: usize,
     length: usize,
     index: u32,
+    life: Life,
+}
+
+impl Clone for PlacedChunk {
+    fn clone(&self) -> PlacedChunk {
+        self.region.custody_in_use().add_handle(self.index, self.life);
+        PlacedChunk { region: self.region.clone(), ..*self }
+    }
+}
+
+impl Drop for PlacedChunk {
+    fn drop(&mut self) {
+        if self.region.custody_in_use().drop_handle(self.index, self.life) {
+            return_chunk(&self.region, self.index);
+        }
+    }
 }
 
 impl PlacedChunk {
@@ -136,6 +171,12 @@ impl PlacedChunk {
     /// The region it lies in; a provider compares it to know whether a chunk is in its own peer's slab.
     pub fn region(&self) -> &Arc<Region> {
         &self.region
+    }
+
+    /// Hands the chunk over to the peer, which returns it from now on. `false`: that happened before, and the chunk may
+    /// carry something else by now.
+    pub fn hand_over(&self) -> bool {
+        self.region.custody_in_use().hand_over(self.index, self.life)
     }
 
     /// Bytes in use.
@@ -161,6 +202,9 @@ impl PlacedChunk {
 
 impl fmt::Debug for PlacedChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PlacedChunk").field("index", &self.index).field("length", &self.length).finish_non_exhaustive()
+        f.debug_struct("PlacedChunk")
+            .field("index", &self.index)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
     }
 }

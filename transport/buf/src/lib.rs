@@ -8,7 +8,8 @@ pub mod atomic;
 #[cfg(not(loom))]
 pub mod chunk;
 #[cfg(not(loom))]
-mod ledger;
+mod custody;
+pub mod ledger;
 #[cfg(not(loom))]
 pub mod region;
 pub mod returned;

@@ -4,12 +4,14 @@
 //! can neither run past the end nor fail for want of memory later (SIGBUS). It has no name in any file system: when
 //! the last process that maps it ends, it is gone.
 
+use crate::atomic::AtomicU64;
+use crate::custody::Custody;
 use core::fmt;
-use core::sync::atomic::AtomicU64;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 /// Bytes of a page; regions, and chunks of at least a page, are aligned to it.
 pub const PAGE_BYTES: usize = 4096;
@@ -18,6 +20,10 @@ pub const PAGE_BYTES: usize = 4096;
 pub struct Region {
     map: MmapRaw,
     file: OwnedFd,
+    /// Which chunks are in whose hands in this process, once the region is used as a slab.
+    custody: OnceLock<Custody>,
+    /// Wakes the process that allocates chunks in this region, if that is another one.
+    bell: OnceLock<OwnedFd>,
 }
 
 /// Why a region could not be made or mapped.
@@ -68,7 +74,9 @@ impl fmt::Display for RegionError {
 impl std::error::Error for RegionError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            RegionError::Create(e) | RegionError::Seal(e) | RegionError::Allocate { source: e, .. } => Some(e),
+            RegionError::Create(e) | RegionError::Seal(e) | RegionError::Allocate { source: e, .. } => {
+                Some(e)
+            }
             RegionError::Map(e) => Some(e),
             RegionError::Foreign { .. } => None,
         }
@@ -104,8 +112,33 @@ impl Region {
     }
 
     fn map(file: OwnedFd, bytes: usize) -> Result<Region, RegionError> {
-        let map = MmapOptions::new().len(bytes).map_raw(&file).map_err(RegionError::Map)?;
-        Ok(Region { map, file })
+        // Page tables are filled now rather than by a fault per page in the middle of a transfer.
+        let map = MmapOptions::new().len(bytes).populate().map_raw(&file).map_err(RegionError::Map)?;
+        Ok(Region { map, file, custody: OnceLock::new(), bell: OnceLock::new() })
+    }
+
+    /// The custody of this region's chunks, of which there are `chunks`.
+    pub(crate) fn custody(&self, chunks: usize) -> &Custody {
+        self.custody.get_or_init(|| Custody::new(chunks))
+    }
+
+    /// Custody, if there ever was a chunk.
+    pub(crate) fn custody_in_use(&self) -> &Custody {
+        self.custody.get().expect("a chunk was made, which set up custody first")
+    }
+
+    /// Names the eventfd (non-blocking) that wakes the process which allocates chunks in this region. It is written
+    /// when a chunk returns while that process waits for one. Set once; a second one is ignored.
+    pub fn set_bell(&self, bell: OwnedFd) {
+        let _first_one_stays = self.bell.set(bell);
+    }
+
+    /// Wakes whoever waits for a chunk of this region.
+    pub(crate) fn ring_bell(&self) {
+        if let Some(bell) = self.bell.get() {
+            // A counter at its limit is a bell that rings already; any other failure means that nobody is left to wake.
+            let _rings_already = rustix::io::write(bell, &1u64.to_ne_bytes());
+        }
     }
 
     /// Bytes of the region.

@@ -3,16 +3,32 @@
 //! Who allocates is the side that fills the chunk next: over shared memory the *sending* process allocates in the
 //! slab that the *receiving* process made and granted; for sockets the receiver itself. Who returns a chunk is
 //! whoever held it last, on any thread of any process that maps the region: it sets the chunk's bit in the `returned`
-//! bitmap at the head of the region. The allocator collects those bits when its own list runs dry. No queue, no lock,
-//! nothing that can overflow.
+//! bitmap at the head of the region. The allocator collects those bits every few allocations, so that the chunks in
+//! use stay few and warm in the cache. No queue, no lock, nothing that can overflow. An allocator that finds nothing
+//! leaves a flag; the next return rings its bell.
+//!
+//! Head of the region: word 0 is the flag, alone on its cache lines; the bitmap follows; the chunks begin at the next
+//! page.
 
+use crate::atomic::AtomicU64;
 use crate::chunk::Chunk;
 use crate::region::{PAGE_BYTES, Region, RegionError};
-use core::sync::atomic::Ordering;
+use crate::returned::{self, WORD_BITS};
 use std::sync::Arc;
 
 /// Chunk sizes of a slab at the most.
 pub const CLASSES_MAX: usize = 4;
+
+/// Offset of the word that says that the allocator waits.
+const WANTED_OFFSET: usize = 0;
+/// Offset of the bitmap: two cache lines on, since the hardware fetches them in pairs.
+const BITMAP_OFFSET: usize = 128;
+
+/// Small chunks are collected every so many allocations: few enough to stay in the cache, many enough to share the
+/// cost of looking at lines that the returning side writes.
+const COLLECT_EVERY: u32 = 16;
+/// From this size on a chunk's own traffic dwarfs a look at the bitmap; the warmest chunk is worth it every time.
+const COLLECT_ALWAYS_BYTES: usize = 32 << 10;
 
 /// How a slab is cut: for each class the bytes of a chunk (a multiple of a page) and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +48,8 @@ impl SlabLayout {
     /// Whether it can be used: sizes rise, are whole pages, and there is at least one chunk.
     pub fn is_valid(&self) -> bool {
         let rising = self.classes.windows(2).all(|pair| pair[0].0 < pair[1].0 || pair[1].1 == 0);
-        let pages = self.classes.iter().all(|(bytes, _)| *bytes as usize % PAGE_BYTES == 0);
+        let whole = |bytes: u32| bytes > 0 && (bytes as usize).is_multiple_of(PAGE_BYTES);
+        let pages = self.classes.iter().all(|(bytes, count)| *count == 0 || whole(*bytes));
         rising && pages && (1..=1 << 20).contains(&self.chunks()) && self.region_bytes() < 1 << 40
     }
 
@@ -41,26 +58,31 @@ impl SlabLayout {
         self.classes.iter().map(|(_, count)| *count as usize).sum()
     }
 
-    /// Bytes of the bitmap at the head, whole pages.
-    fn bitmap_bytes(&self) -> usize {
-        (self.chunks().div_ceil(64) * 8).next_multiple_of(PAGE_BYTES)
+    /// Bytes of flag and bitmap at the head, whole pages.
+    fn head_bytes(&self) -> usize {
+        (BITMAP_OFFSET + self.chunks().div_ceil(WORD_BITS) * 8).next_multiple_of(PAGE_BYTES)
     }
 
     /// Bytes of a region with this layout.
     pub fn region_bytes(&self) -> usize {
         let chunks: usize = self.classes.iter().map(|(bytes, count)| *bytes as usize * *count as usize).sum();
-        self.bitmap_bytes() + chunks
+        self.head_bytes() + chunks
     }
 
     /// Bytes of the largest chunk.
     pub fn chunk_bytes_max(&self) -> usize {
-        self.classes.iter().filter(|(_, count)| *count > 0).map(|(bytes, _)| *bytes as usize).max().unwrap_or(0)
+        self.classes
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(bytes, _)| *bytes as usize)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Offset and bytes of chunk `index`; `None` if there is no such chunk (a peer's number is checked by this).
     pub fn locate(&self, index: u32) -> Option<(usize, usize)> {
         let mut first = 0;
-        let mut offset = self.bitmap_bytes();
+        let mut offset = self.head_bytes();
         for (bytes, count) in self.classes {
             if index < first + count {
                 return Some((offset + (index - first) as usize * bytes as usize, bytes as usize));
@@ -92,6 +114,7 @@ pub struct Slab {
     layout: SlabLayout,
     /// Bit set = free, as far as this side knows.
     free: Vec<u64>,
+    allocations_to_collection: u32,
 }
 
 impl Slab {
@@ -107,7 +130,8 @@ impl Slab {
         let chunks = layout.chunks();
         let words = chunks.div_ceil(64);
         let free = (0..words).map(|word| low_bits((chunks - word * 64).min(64))).collect();
-        Slab { region, layout, free }
+        region.custody(chunks);
+        Slab { region, layout, free, allocations_to_collection: COLLECT_EVERY }
     }
 
     /// The region, to be passed to a peer or to look chunks up.
@@ -126,11 +150,20 @@ impl Slab {
         if bytes > bytes_max {
             return Err(SlabRefusal::TooLarge { bytes, bytes_max });
         }
+        self.allocations_to_collection -= 1;
+        if self.allocations_to_collection == 0 || bytes >= COLLECT_ALWAYS_BYTES {
+            self.collect();
+        }
         if let Some(index) = self.take(bytes) {
             return Ok(self.chunk(index, bytes));
         }
-        self.collect();
+        self.collect_wanting();
         self.take(bytes).map(|index| self.chunk(index, bytes)).ok_or(SlabRefusal::Exhausted)
+    }
+
+    /// After [`SlabRefusal::Exhausted`]: whether a chunk has come back since, of whatever size.
+    pub fn has_returns(&self) -> bool {
+        returned::is_answered(self.region.word(WANTED_OFFSET))
     }
 
     /// Chunks in use, by the returned bits seen so far plus those waiting in the bitmap.
@@ -145,6 +178,17 @@ impl Slab {
 
     /// Takes a free chunk of the smallest class that fits and has one.
     fn take(&mut self, bytes: usize) -> Option<u32> {
+        loop {
+            let index = self.take_free(bytes)?;
+            // A chunk that is still in somebody's hands here was "returned" by a peer that never had it. It is passed
+            // over; its true return comes later.
+            if self.region.custody_in_use().begin(index) {
+                return Some(index);
+            }
+        }
+    }
+
+    fn take_free(&mut self, bytes: usize) -> Option<u32> {
         let mut first = 0u32;
         for (chunk_bytes, count) in self.layout.classes {
             if count > 0 && chunk_bytes as usize >= bytes {
@@ -178,22 +222,32 @@ impl Slab {
     /// Collects the returned bits. Bits past the last chunk, or of chunks that are free already, can only come from
     /// a peer that breaks the protocol; they are ignored.
     fn collect(&mut self) {
+        self.allocations_to_collection = COLLECT_EVERY;
+        self.collect_by(returned::collect);
+    }
+
+    /// Collects after leaving the flag, so that a return that is missed here rings.
+    #[cold]
+    fn collect_wanting(&mut self) {
+        returned::want(self.region.word(WANTED_OFFSET));
+        self.collect_by(returned::collect_wanting);
+    }
+
+    fn collect_by(&mut self, collect: impl Fn(&AtomicU64) -> u64) {
         let chunks = self.layout.chunks();
         for (number, free) in self.free.iter_mut().enumerate() {
-            let word = self.region.word(number * 8);
-            if word.load(Ordering::Relaxed) != 0 {
-                // SYNC: chunk-return. Pairs with the release in `return_chunk`: whoever held the chunk is done with it.
-                let returned = word.swap(0, Ordering::Acquire);
-                *free |= returned & low_bits((chunks - number * 64).min(64));
-            }
+            let bits = collect(self.region.word(BITMAP_OFFSET + number * 8));
+            *free |= bits & low_bits((chunks - number * WORD_BITS).min(WORD_BITS));
         }
     }
 }
 
 /// Gives chunk `index` of `region` back to its allocator. Any thread, any process.
 pub(crate) fn return_chunk(region: &Region, index: u32) {
-    // SYNC: chunk-return. Pairs with the acquire in `Slab::collect`: accesses to the chunk come before its reuse.
-    region.word(index as usize / 64 * 8).fetch_or(1 << (index % 64), Ordering::Release);
+    let word = region.word(BITMAP_OFFSET + index as usize / WORD_BITS * 8);
+    if returned::give_back(word, region.word(WANTED_OFFSET), index % WORD_BITS as u32) {
+        region.ring_bell();
+    }
 }
 
 /// A word with the lowest `count` bits set, `0..=64`.
@@ -235,6 +289,65 @@ mod tests {
         drop(shared);
         assert!(slab.allocate(1).is_err());
         drop(other);
+        assert!(slab.allocate(1).is_ok());
+    }
+
+    #[test]
+    fn a_placed_chunk_returns_by_its_last_handle_unless_it_was_handed_over() {
+        let layout = SlabLayout { classes: [(4096, 1), (0, 0), (0, 0), (0, 0)] };
+        let mut slab = Slab::create(layout).unwrap();
+        let placed = slab.allocate(10).unwrap().place();
+        let other = placed.clone();
+        drop(placed);
+        assert!(slab.allocate(1).is_err());
+        drop(other);
+        let placed = slab.allocate(1).unwrap().place();
+        assert!(placed.hand_over());
+        assert!(!placed.clone().hand_over());
+        drop(placed);
+        assert_eq!(slab.in_use(), 1, "the peer has it");
+        return_chunk(slab.region(), 0);
+        assert_eq!(slab.in_use(), 0);
+    }
+
+    #[test]
+    fn a_forged_return_does_not_give_one_chunk_to_two_owners() {
+        let layout = SlabLayout { classes: [(4096, 1), (0, 0), (0, 0), (0, 0)] };
+        let mut slab = Slab::create(layout).unwrap();
+        let held = slab.allocate(10).unwrap();
+        return_chunk(slab.region(), 0);
+        assert!(slab.allocate(1).is_err());
+        drop(held);
+        assert!(slab.allocate(1).is_ok());
+    }
+
+    #[test]
+    fn a_chunk_handed_over_twice_is_taken_up_once() {
+        let layout = SlabLayout { classes: [(4096, 2), (0, 0), (0, 0), (0, 0)] };
+        let region = Arc::new(Region::create(layout.region_bytes()).unwrap());
+        let first = Chunk::take_up(&region, &layout, 1, 100).unwrap();
+        assert!(Chunk::take_up(&region, &layout, 1, 100).is_none());
+        assert!(Chunk::take_up(&region, &layout, 2, 100).is_none());
+        assert!(Chunk::take_up(&region, &layout, 0, 4097).is_none());
+        drop(first);
+        assert!(Chunk::take_up(&region, &layout, 1, 100).is_some());
+    }
+
+    #[test]
+    fn an_allocator_that_found_nothing_sees_the_next_return_and_is_rung() {
+        let layout = SlabLayout { classes: [(4096, 1), (0, 0), (0, 0), (0, 0)] };
+        let mut slab = Slab::create(layout).unwrap();
+        let flags = rustix::event::EventfdFlags::NONBLOCK;
+        let bell = rustix::event::eventfd(0, flags).unwrap();
+        slab.region().set_bell(bell.try_clone().unwrap());
+        let held = slab.allocate(10).unwrap();
+        assert!(slab.allocate(1).is_err());
+        assert!(!slab.has_returns());
+        let mut count = [0; 8];
+        assert!(rustix::io::read(&bell, &mut count).is_err());
+        drop(held);
+        assert!(slab.has_returns());
+        assert_eq!(rustix::io::read(&bell, &mut count), Ok(8));
         assert!(slab.allocate(1).is_ok());
     }
 
