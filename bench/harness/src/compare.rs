@@ -53,11 +53,11 @@ pub struct Alternation {
 /// One turn: ours, then the limit or peer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Pair {
-    /// Our figure.
-    pub ours: f64,
+    /// Our figure, if our side took part.
+    pub ours: Option<f64>,
     /// The figure of the limit or peer, if there is one.
     pub limit: Option<f64>,
-    /// Ours divided by the limit.
+    /// Ours divided by the limit, if both took part.
     pub ratio: Option<f64>,
     /// Where the cores were, if that was probed; the same before, between and after.
     pub placement: Option<Placement>,
@@ -84,7 +84,7 @@ pub struct Comparison {
 impl Comparison {
     /// Median of our figures, over pairs of one placement or of all.
     pub fn ours(&self, only: Option<Placement>) -> Option<f64> {
-        median(self.of(only).map(|pair| pair.ours).collect())
+        median(self.of(only).filter_map(|pair| pair.ours).collect())
     }
 
     /// Median of the figures of the limit or peer.
@@ -120,17 +120,18 @@ impl Comparison {
     }
 }
 
-/// Runs `ours` and `limit` in turn until enough pairs are kept or the tries are used up.
+/// Runs `ours` and `limit` in turn until enough pairs are kept or the tries are used up. A side that is `None` is left
+/// out: a limit alone is measured for orientation, ours alone against an absolute goal.
 ///
-/// `probe` tells where the cores are now (`None`: this machine or comparison has no probe). It runs before, between
-/// and after the two; a pair is kept only if all three agree and none was disturbed.
+/// `probe` tells where the cores are now (`None`: this machine or comparison has no probe). It runs before each side
+/// and after the last; a pair is kept only if all its probes agree and none was disturbed.
 ///
 /// # Errors
 /// The first error of a contender or of the probe.
-pub fn alternate(
+pub fn alternate<'a>(
     alternation: Alternation,
-    ours: &mut dyn Contender,
-    mut limit: Option<&mut dyn Contender>,
+    ours: Option<&'a mut dyn Contender>,
+    limit: Option<&'a mut dyn Contender>,
     probe: &mut dyn FnMut() -> Result<Option<Placement>>,
 ) -> Result<Comparison> {
     let mut comparison = Comparison {
@@ -141,19 +142,24 @@ pub fn alternate(
         limit_latency: None,
         recorders: [None, None],
     };
+    let mut sides = [ours, limit];
     let mut tries = 0;
     while comparison.pairs.len() < alternation.pairs as usize && tries < alternation.tries_max {
         tries += 1;
-        let before = probe()?;
-        let our_turn = ours.measure()?;
-        let between = probe()?;
-        let their_turn = limit.as_mut().map(|contender| contender.measure()).transpose()?;
-        let after = if their_turn.is_some() { probe()? } else { between };
-        if before != between || between != after || before == Some(Placement::Disturbed) {
-            comparison.pairs_dropped += 1;
-            continue;
+        let placement = probe()?;
+        let mut settled = placement != Some(Placement::Disturbed);
+        let mut turns = [None, None];
+        for (turn, side) in turns.iter_mut().zip(&mut sides) {
+            if let Some(contender) = side {
+                *turn = Some(contender.measure()?);
+                settled &= probe()? == placement;
+            }
         }
-        comparison.keep(our_turn, their_turn, before);
+        if settled {
+            comparison.keep(turns, placement);
+        } else {
+            comparison.pairs_dropped += 1;
+        }
     }
     comparison.ours_latency = comparison.recorders[0].as_ref().map(Recorder::summary);
     comparison.limit_latency = comparison.recorders[1].as_ref().map(Recorder::summary);
@@ -161,17 +167,15 @@ pub fn alternate(
 }
 
 impl Comparison {
-    fn keep(&mut self, ours: Measured, limit: Option<Measured>, placement: Option<Placement>) {
-        self.unit = ours.unit;
-        let limit_figure = limit.as_ref().map(|measured| {
-            assert_eq!(measured.unit, ours.unit, "both sides of a comparison count the same thing");
-            measured.figure
-        });
-        let ratio = limit_figure.filter(|figure| *figure > 0.0).map(|figure| ours.figure / figure);
-        self.pairs.push(Pair { ours: ours.figure, limit: limit_figure, ratio, placement });
-        let theirs = limit.and_then(|measured| measured.recorder);
-        for (all, one) in self.recorders.iter_mut().zip([ours.recorder, theirs]) {
-            match (all.as_mut(), one) {
+    fn keep(&mut self, turns: [Option<Measured>; 2], placement: Option<Placement>) {
+        let [ours, limit] = turns.each_ref().map(|turn| turn.as_ref().map(|measured| measured.figure));
+        let mut units = turns.iter().flatten().map(|measured| measured.unit);
+        self.unit = units.next().unwrap_or(self.unit);
+        assert!(units.all(|unit| unit == self.unit), "both sides of a comparison count the same thing");
+        let ratio = ours.zip(limit).filter(|(_, limit)| *limit > 0.0).map(|(ours, limit)| ours / limit);
+        self.pairs.push(Pair { ours, limit, ratio, placement });
+        for (all, one) in self.recorders.iter_mut().zip(turns) {
+            match (all.as_mut(), one.and_then(|measured| measured.recorder)) {
                 (Some(all), Some(one)) => all.merge(&one),
                 (None, one) => *all = one,
                 (Some(_), None) => {}

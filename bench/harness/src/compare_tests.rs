@@ -47,7 +47,7 @@ const THREE: Alternation = Alternation { pairs: 3, tries_max: 6 };
 #[test]
 fn sides_take_turns_and_the_ratio_is_the_median_of_the_pairs_ratios() {
     let (mut ours, mut limit, turns) = contenders(&[200.0, 800.0, 90.0], &[100.0, 200.0, 90.0]);
-    let comparison = alternate(THREE, &mut ours, Some(&mut limit), &mut || Ok(None)).unwrap();
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut || Ok(None)).unwrap();
     assert_eq!(*turns.borrow(), "ABABAB");
     // The ratios are 2, 4 and 1. The ratio of the medians (200/100) would be 2 too, so check the spread as well.
     assert_eq!(comparison.ratio(None), Some(2.0));
@@ -59,7 +59,7 @@ fn sides_take_turns_and_the_ratio_is_the_median_of_the_pairs_ratios() {
 #[test]
 fn ratio_within_pairs_ignores_a_drift_that_hits_both_sides() {
     let (mut ours, mut limit, _) = contenders(&[110.0, 11_000.0, 1_100.0], &[100.0, 10_000.0, 1_000.0]);
-    let comparison = alternate(THREE, &mut ours, Some(&mut limit), &mut || Ok(None)).unwrap();
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut || Ok(None)).unwrap();
     let (low, high) = comparison.ratio_spread().unwrap();
     assert!(low > 1.09 && high < 1.11, "{low} {high}");
 }
@@ -75,9 +75,9 @@ fn a_pair_whose_placement_changed_is_dropped_and_measured_again() {
         Far, Far, Far, // kept
         Near, Near, Near, // kept
     ]);
-    let comparison = alternate(THREE, &mut ours, Some(&mut limit), &mut probe).unwrap();
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut probe).unwrap();
     assert_eq!(comparison.pairs_dropped, 2);
-    assert_eq!(comparison.pairs.iter().map(|pair| pair.ours).collect::<Vec<_>>(), [1.0, 4.0, 5.0]);
+    assert_eq!(comparison.pairs.iter().filter_map(|pair| pair.ours).collect::<Vec<_>>(), [1.0, 4.0, 5.0]);
     assert_eq!(comparison.placements(), "2 near, 1 far");
     assert_eq!(comparison.ours(Some(Far)), Some(4.0));
     assert_eq!(comparison.ours(Some(Near)), Some(3.0));
@@ -87,7 +87,7 @@ fn a_pair_whose_placement_changed_is_dropped_and_measured_again() {
 fn a_machine_that_never_settles_ends_with_no_pair_instead_of_a_guess() {
     let (mut ours, mut limit, _) = contenders(&[1.0; 6], &[1.0; 6]);
     let mut probe = || Ok(Some(Placement::Disturbed));
-    let comparison = alternate(THREE, &mut ours, Some(&mut limit), &mut probe).unwrap();
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut probe).unwrap();
     assert_eq!((comparison.pairs.len(), comparison.pairs_dropped), (0, 6));
     assert_eq!(comparison.ratio(None), None);
 }
@@ -95,17 +95,28 @@ fn a_machine_that_never_settles_ends_with_no_pair_instead_of_a_guess() {
 #[test]
 fn a_contender_that_fails_fails_the_comparison() {
     let (mut ours, mut limit, _) = contenders(&[1.0], &[]);
-    let refused = alternate(THREE, &mut ours, Some(&mut limit), &mut || Ok(None)).unwrap_err();
+    let refused = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut || Ok(None)).unwrap_err();
     assert_eq!(refused.to_string(), "B has no figure left");
 }
 
 #[test]
 fn a_figure_without_a_limit_is_measured_alone() {
     let (mut ours, _, turns) = contenders(&[3.0, 1.0, 2.0], &[]);
-    let comparison = alternate(THREE, &mut ours, None, &mut || Ok(None)).unwrap();
+    let comparison = alternate(THREE, Some(&mut ours), None, &mut || Ok(None)).unwrap();
     assert_eq!(*turns.borrow(), "AAA");
     assert_eq!((comparison.ours(None), comparison.limit(None)), (Some(2.0), None));
     assert_eq!(comparison.unit, Unit::Nanoseconds);
+}
+
+#[test]
+fn a_limit_alone_is_measured_for_orientation() {
+    let (_, mut limit, turns) = contenders(&[], &[5.0, 6.0, 7.0]);
+    let comparison = alternate(THREE, None, Some(&mut limit), &mut || Ok(None)).unwrap();
+    assert_eq!(*turns.borrow(), "BBB");
+    assert_eq!(
+        (comparison.ours(None), comparison.limit(None), comparison.ratio(None)),
+        (None, Some(6.0), None)
+    );
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn decide(
     wanted: String,
 ) -> Verdict {
     match found {
-        None => Verdict::NotDecided { why: "the other side measured nothing".to_owned() },
+        None => Verdict::NotDecided { why: "only one side was measured".to_owned() },
         Some(figure) if reaches(figure) => Verdict::Reached,
         Some(figure) => Verdict::NotReached { is: show(figure), wanted },
     }
@@ -151,7 +151,7 @@ mod tests {
     use crate::{Comparison, Pair, Placement, Unit};
 
     fn comparison(ours: f64, limit: f64, placement: Option<Placement>) -> Comparison {
-        let pair = Pair { ours, limit: Some(limit), ratio: Some(ours / limit), placement };
+        let pair = Pair { ours: Some(ours), limit: Some(limit), ratio: Some(ours / limit), placement };
         Comparison {
             unit: Unit::Nanoseconds,
             pairs: vec![pair],

@@ -36,4 +36,4 @@ pub use recorder::{Recorder, Summary};
 pub use report::{REPORT_FORMAT, REPORT_VERSION, Report, Row};
 pub use table::Table;
 pub use unit::Unit;
-pub use worker::{Worker, hear_from_parent, tell_parent};
+pub use worker::{Worker, die_with_parent, hear_from_parent, tell_parent};

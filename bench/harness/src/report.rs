@@ -16,7 +16,7 @@ pub struct Row {
     pub scenario: String,
     /// What is measured, in words.
     pub title: String,
-    /// Name of our side.
+    /// Name of our side; empty if it was not measured.
     pub ours: String,
     /// Name of the limit or peer; empty if the goal is absolute.
     pub limit: String,
@@ -169,8 +169,12 @@ mod tests {
     use crate::{Comparison, Goal, Machine, Pair, Placement, Unit, Verdict};
 
     fn report() -> Report {
-        let pair =
-            Pair { ours: 390.0, limit: Some(100.0), ratio: Some(3.9), placement: Some(Placement::Near) };
+        let pair = Pair {
+            ours: Some(390.0),
+            limit: Some(100.0),
+            ratio: Some(3.9),
+            placement: Some(Placement::Near),
+        };
         let comparison = Comparison {
             unit: Unit::Nanoseconds,
             pairs: vec![pair],

@@ -1,7 +1,7 @@
 //! The other end of an exchange: this very binary, started again as a process of its own.
 //!
-//! Parent and worker talk in JSON lines over the worker's standard input and output. A worker ends when its input
-//! does, or when its parent drops it (killed by pid), so nothing outlives a run.
+//! Parent and worker talk in JSON lines over the worker's standard input and output. A worker ends when its parent
+//! drops it (killed by pid) or dies, so nothing outlives a run.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -93,6 +94,23 @@ impl Drop for Worker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// In a worker, before anything else: asks the kernel to end this process when its parent's thread does, so that a
+/// killed bench leaves no end spinning.
+///
+/// # Errors
+/// The parent is gone already.
+pub fn die_with_parent() -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("asking for the parent's death")?;
+    // A parent that died before that line sends no signal, but it closed its end of the pipe.
+    let stdin = std::io::stdin();
+    let mut pipe = [PollFd::new(&stdin, PollFlags::empty())];
+    poll(&mut pipe, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    if pipe[0].revents().contains(PollFlags::HUP) {
+        bail!("the parent process is gone");
+    }
+    Ok(())
 }
 
 /// In a worker: says one line to the parent.

@@ -1,0 +1,95 @@
+//! Every scenario, its goal and its two sides. This list is the table's rows, in order.
+
+use bench_harness::{Goal, Unit};
+
+use crate::limits::cache_line::CacheLineRoundTrip;
+use crate::limits::memory_copy::{MemoryCopy, Places, Reading};
+use crate::limits::tcp_round_trip::{Exchange, TcpRoundTrip};
+use crate::limits::tcp_stream::TcpStreaming;
+use crate::limits::tcp_wait::Wait;
+use crate::peers::{FioFigure, FioRead, NbdkitMemory, Tool};
+use crate::scenario::Scenario;
+use crate::settings::Settings;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// All scenarios of this run.
+pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
+    let mut all = limits(settings);
+    all.extend(peers(settings));
+    all
+}
+
+/// What the machine itself can do, shown for orientation.
+fn limits(settings: &Settings) -> Vec<Scenario> {
+    let Settings { cores, budget, .. } = *settings;
+    let shown = |id, title, unit, limit| Scenario {
+        id,
+        title,
+        unit,
+        goal: Goal::Shown,
+        needs: Vec::new(),
+        ours: None,
+        limit: Some(limit),
+    };
+    let copy = |bytes: usize, depth, reading| {
+        let places = Places { bytes: bytes as u32, depth };
+        Box::new(MemoryCopy { cores, budget, places, reading })
+    };
+    let tcp = |bytes, wait| Box::new(round_trip(settings, bytes, bytes, wait));
+    let (time, rate) = (Unit::Nanoseconds, Unit::BytesPerSecond);
+    let copying = "copy into memory of another process";
+    vec![
+        shown(
+            "limit/cache-line",
+            "cache line there and back",
+            time,
+            Box::new(CacheLineRoundTrip { cores, budget }),
+        ),
+        shown("limit/copy/4KiB", copying, rate, copy(4 * KIB, 8, Reading::EveryLine)),
+        shown("limit/copy/64KiB", copying, rate, copy(64 * KIB, 8, Reading::EveryLine)),
+        shown("limit/copy/1MiB", copying, rate, copy(MIB, 4, Reading::EveryLine)),
+        shown("limit/copy/1MiB/ends", copying, rate, copy(MIB, 4, Reading::Ends)),
+        shown("limit/tcp/64B/blocking", "TCP there and back", time, tcp(64, Wait::Blocking)),
+        shown("limit/tcp/64B/epoll", "TCP there and back", time, tcp(64, Wait::Epoll)),
+        shown("limit/tcp/64B/spinning", "TCP there and back", time, tcp(64, Wait::Spinning)),
+        shown("limit/tcp/4KiB/blocking", "TCP there and back", time, tcp(4 * KIB, Wait::Blocking)),
+        shown("limit/tcp/4KiB/epoll", "TCP there and back", time, tcp(4 * KIB, Wait::Epoll)),
+        shown("limit/tcp/4KiB/spinning", "TCP there and back", time, tcp(4 * KIB, Wait::Spinning)),
+        shown("limit/tcp/1MiB/stream", "TCP, one way", rate, Box::new(tcp_stream(settings))),
+    ]
+}
+
+/// Programs of others, shown until netdisk's own server stands beside them.
+fn peers(settings: &Settings) -> Vec<Scenario> {
+    let peer = |id, title, unit, depth, figure| Scenario {
+        id,
+        title,
+        unit,
+        goal: Goal::Shown,
+        needs: vec![Tool::FioWithNbd, Tool::Nbdkit],
+        ours: None,
+        limit: Some(Box::new(fio_on_nbdkit(settings, depth, figure))),
+    };
+    vec![
+        peer("nbd/read/4KiB/QD1", "fio over NBD, median", Unit::Nanoseconds, 1, FioFigure::MedianLatency),
+        peer("nbd/read/4KiB/QD32", "fio over NBD", Unit::OperationsPerSecond, 32, FioFigure::Iops),
+    ]
+}
+
+fn round_trip(settings: &Settings, there_bytes: usize, back_bytes: usize, wait: Wait) -> TcpRoundTrip {
+    let Settings { cores, budget, .. } = *settings;
+    let exchange = Exchange { there_bytes, back_bytes };
+    TcpRoundTrip { cores, budget, exchange, wait, congestion: settings.tcp_congestion.clone() }
+}
+
+fn tcp_stream(settings: &Settings) -> TcpStreaming {
+    let Settings { cores, budget, .. } = *settings;
+    TcpStreaming { cores, budget, message_bytes: MIB, congestion: settings.tcp_congestion.clone() }
+}
+
+fn fio_on_nbdkit(settings: &Settings, depth: u32, figure: FioFigure) -> FioRead {
+    let Settings { disk_bytes, fio_runtime: runtime, .. } = *settings;
+    FioRead { server: Box::new(NbdkitMemory { disk_bytes }), depth, runtime, disk_bytes, figure }
+}

@@ -1,0 +1,170 @@
+//! `bench-micro`: netdisk beside the limits of the machine and beside its peers, as ratios, in one table.
+//!
+//! The way of a run: [`catalogue`] lists the scenarios, [`scenario`] runs each one's two sides in turn, and the
+//! harness prints what came of it. The raw limits are in [`limits`], programs of others in [`peers`]. The other end of
+//! every exchange is a process of its own: this binary again, in one of the roles of [`role`].
+#![forbid(unsafe_code)]
+
+mod catalogue;
+mod limits;
+mod peers;
+mod role;
+mod scenario;
+mod settings;
+
+use std::alloc::System;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bench_harness::{
+    Alternation, CorePair, INSTRUMENTED_SYSTEM, Machine, Report, StatsAlloc, draw_percentiles,
+};
+use clap::{Args, Parser, Subcommand};
+
+use crate::role::Role;
+use crate::settings::Settings;
+
+/// Counts allocations, so that a scenario can say how many a message costs. Costs nothing where nothing is allocated.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// netdisk's microbenchmarks: every figure is a ratio to a limit of this machine or to a peer, measured in turn.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    hidden: Option<Hidden>,
+    #[command(flatten)]
+    wishes: Wishes,
+}
+
+/// What a person may ask for.
+#[derive(Debug, Args)]
+struct Wishes {
+    /// Few and short turns: shows that everything works, its figures say little.
+    #[arg(long)]
+    quick: bool,
+    /// Only the scenarios whose id contains this text.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Pairs of turns to keep per scenario.
+    #[arg(long, value_name = "N")]
+    pairs: Option<u32>,
+    /// Recorded seconds of each turn.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<f64>,
+    /// Keep pairs also when other work disturbed the cores. The figures then show function only.
+    #[arg(long)]
+    keep_all_pairs: bool,
+    /// Congestion control of raw TCP sockets (default: the machine's, as netdisk's own).
+    #[arg(long, value_name = "NAME")]
+    tcp_congestion: Option<String>,
+    /// Also write the report as JSON into this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also write each scenario's latency as .hgrm and as a picture (.svg) into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    curves: Option<PathBuf>,
+    /// Exit with 1 unless every goal is reached.
+    #[arg(long)]
+    strict: bool,
+    /// List the scenarios and their goals, run nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Hidden {
+    /// The other end of an exchange; started by this program itself.
+    #[command(hide = true)]
+    Worker {
+        /// A [`Role`] as JSON.
+        role: String,
+    },
+}
+
+fn main() -> Result<()> {
+    let Arguments { hidden, wishes } = Arguments::parse();
+    if let Some(Hidden::Worker { role }) = hidden {
+        let role: Role =
+            serde_json::from_str(&role).context("a worker's role is JSON written by its parent")?;
+        return role.serve();
+    }
+    let settings = settings(&wishes)?;
+    let mut scenarios = catalogue::scenarios(&settings);
+    if let Some(text) = &wishes.only {
+        scenarios.retain(|scenario| scenario.id.contains(text.as_str()));
+        if scenarios.is_empty() {
+            bail!("no scenario's id contains {text:?}; --list shows them all");
+        }
+    }
+    if wishes.list {
+        for scenario in &scenarios {
+            println!("{:<28} {:<18} {}", scenario.id, scenario.goal.show(scenario.unit), scenario.title);
+        }
+        return Ok(());
+    }
+    let mut report = Report::begin(Machine::describe(Path::new(env!("CARGO_MANIFEST_DIR"))));
+    if report.machine.is_busy() {
+        let load = report.machine.load;
+        eprintln!("WARNING: the machine is busy (load {load:.1}); ratios may hold, absolute figures do not");
+    }
+    for scenario in scenarios {
+        eprintln!("{} …", scenario.id);
+        let row = scenario.run(&settings);
+        if let bench_harness::Verdict::Skipped { why } = &row.verdict {
+            eprintln!("SKIPPED {}: {why}", row.scenario);
+        }
+        report.rows.push(row);
+    }
+    print!("{}", report.show());
+    if let Some(file) = &wishes.json {
+        fs::write(file, report.json()).with_context(|| format!("{} cannot be written", file.display()))?;
+    }
+    if let Some(folder) = &wishes.curves {
+        write_curves(folder, &report)?;
+    }
+    if wishes.strict && !report.all_reached() {
+        bail!("not every goal is reached; the table says which");
+    }
+    Ok(())
+}
+
+fn settings(wishes: &Wishes) -> Result<Settings> {
+    let mut settings = if wishes.quick { Settings::quick() } else { Settings::full() };
+    settings.cores = CorePair::choose()?;
+    settings.keep_all_pairs = wishes.keep_all_pairs;
+    settings.tcp_congestion = wishes.tcp_congestion.clone();
+    if let Some(pairs) = wishes.pairs {
+        settings.alternation = Alternation { pairs, tries_max: pairs.saturating_mul(2) };
+    }
+    if let Some(seconds) = wishes.seconds {
+        let measure = Duration::try_from_secs_f64(seconds).context("--seconds is a positive number")?;
+        settings.budget.measure = measure;
+        settings.fio_runtime = measure;
+    }
+    Ok(settings)
+}
+
+/// One `.hgrm` per side and one picture per scenario that recorded latencies.
+fn write_curves(folder: &Path, report: &Report) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    for row in &report.rows {
+        let Some(comparison) = &row.comparison else { continue };
+        let file = row.scenario.replace('/', "-");
+        let mut curves = Vec::new();
+        for (side, name, recorder) in
+            [("ours", &row.ours, &comparison.recorders[0]), ("limit", &row.limit, &comparison.recorders[1])]
+        {
+            let Some(recorder) = recorder else { continue };
+            recorder.write_hgrm(&mut fs::File::create(folder.join(format!("{file}-{side}.hgrm")))?)?;
+            curves.push((name.clone(), recorder));
+        }
+        if !curves.is_empty() {
+            draw_percentiles(&folder.join(format!("{file}.svg")), &row.title, &curves)?;
+        }
+    }
+    Ok(())
+}

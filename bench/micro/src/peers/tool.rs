@@ -1,0 +1,57 @@
+//! A program that a scenario needs and that may not be installed.
+
+use std::path::Path;
+use std::process::Command;
+
+/// A program and the command that brings it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tool {
+    /// fio with its `nbd` engine.
+    FioWithNbd,
+    /// nbdkit and its memory plug-in.
+    Nbdkit,
+}
+
+impl Tool {
+    /// What is missing and how to get it; `None` if the tool is there.
+    pub(crate) fn missing(&self) -> Option<String> {
+        match self {
+            Self::FioWithNbd if !installed("fio") => {
+                Some("fio is not installed: apt-get install fio".to_owned())
+            }
+            Self::FioWithNbd if !fio_has_nbd() => {
+                Some("this fio has no nbd engine: apt-get install fio libnbd0 (Debian's has it)".to_owned())
+            }
+            Self::Nbdkit if !installed("nbdkit") => {
+                Some("nbdkit is not installed: apt-get install nbdkit".to_owned())
+            }
+            Self::FioWithNbd | Self::Nbdkit => None,
+        }
+    }
+}
+
+fn installed(program: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| is_file(&folder.join(program)))
+}
+
+fn is_file(path: &Path) -> bool {
+    path.metadata().is_ok_and(|facts| facts.is_file())
+}
+
+fn fio_has_nbd() -> bool {
+    let engines = Command::new("fio").arg("--enghelp").output();
+    engines
+        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|line| line.trim() == "nbd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::installed;
+
+    #[test]
+    fn a_program_is_looked_for_on_the_path() {
+        assert!(installed("sh"));
+        assert!(!installed("no-such-program-of-netdisk"));
+    }
+}

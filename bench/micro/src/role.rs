@@ -1,0 +1,38 @@
+//! What a worker process does: each role is the other end of one exchange.
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{cache_line, memory_copy, tcp_round_trip, tcp_stream};
+
+/// The hidden sub-command that turns this binary into a worker.
+pub(crate) const SUB_COMMAND: &str = "worker";
+
+/// The role of a worker, as its parent writes it into the worker's argument.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Role {
+    /// Answers each change of a shared cache line.
+    CacheLineEcho(cache_line::Echo),
+    /// Reads messages that its parent copied into shared memory.
+    MemoryCopyReader(memory_copy::Reader),
+    /// Sends each TCP message back.
+    TcpEcho(tcp_round_trip::Echo),
+    /// Takes in a TCP stream and tells how fast it came.
+    TcpSink(tcp_stream::Sink),
+}
+
+impl Role {
+    /// Plays the role until the exchange ends or the parent is gone.
+    ///
+    /// # Errors
+    /// Whatever breaks the exchange; the parent sees the worker end and prints that its reason stands above.
+    pub(crate) fn serve(self) -> Result<()> {
+        bench_harness::die_with_parent()?;
+        match self {
+            Self::CacheLineEcho(echo) => echo.serve(),
+            Self::MemoryCopyReader(reader) => reader.serve(),
+            Self::TcpEcho(echo) => echo.serve(),
+            Self::TcpSink(sink) => sink.serve(),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! One line of the table: two sides, a goal, and how the turns are run.
+
+use anyhow::Result;
+use bench_harness::{Contender, Goal, Placement, Row, Unit, Verdict, alternate};
+
+use crate::limits::cache_line;
+use crate::peers::Tool;
+use crate::settings::Settings;
+
+/// What is measured, against what, and what it has to reach.
+pub(crate) struct Scenario {
+    /// Short, stable, unique; `--only` looks into it and the JSON carries it.
+    pub(crate) id: &'static str,
+    /// In words.
+    pub(crate) title: &'static str,
+    /// What both sides count.
+    pub(crate) unit: Unit,
+    /// The bar.
+    pub(crate) goal: Goal,
+    /// Programs of others without which the scenario is skipped, loudly.
+    pub(crate) needs: Vec<Tool>,
+    /// netdisk's side; `None` if the scenario only shows a limit of the machine.
+    pub(crate) ours: Option<Box<dyn Contender>>,
+    /// The limit or the peer; `None` if the goal is an absolute figure.
+    pub(crate) limit: Option<Box<dyn Contender>>,
+}
+
+impl Scenario {
+    /// Runs all turns. Whatever goes wrong ends in the row's verdict, so that the next scenario still runs.
+    pub(crate) fn run(mut self, settings: &Settings) -> Row {
+        if let Some(why) = self.needs.iter().find_map(Tool::missing) {
+            return self.without_figures(Verdict::Skipped { why });
+        }
+        match self.measure(settings) {
+            Ok(row) => row,
+            Err(error) => self.without_figures(Verdict::Failed { why: format!("{error:#}") }),
+        }
+    }
+
+    fn measure(&mut self, settings: &Settings) -> Result<Row> {
+        let name =
+            |side: &Option<Box<dyn Contender>>| side.as_ref().map(|side| side.name()).unwrap_or_default();
+        let names = (name(&self.ours), name(&self.limit));
+        let [ours, limit] = [&mut self.ours, &mut self.limit]
+            .map(|side| side.as_mut().map(|side| side.as_mut() as &mut dyn Contender));
+        let mut probe = || match settings.keep_all_pairs {
+            true => Ok(None),
+            false => cache_line::round_trip_p50_ns(settings.cores).map(|ns| Some(Placement::of(ns))),
+        };
+        let comparison = alternate(settings.alternation, ours, limit, &mut probe)?;
+        Ok(Row::measured(self.id, self.title, self.goal, names, comparison))
+    }
+
+    fn without_figures(&self, verdict: Verdict) -> Row {
+        Row::without_figures(self.id, self.title, self.goal, self.unit, verdict)
+    }
+}
