@@ -21,8 +21,8 @@ mod heartbeat;
 mod rail;
 
 pub use heartbeat::{
-    FLAG_HEARS_YOU, FLAG_READY, HEARTBEAT_BYTES, HEARTBEAT_MAGIC, HEARTBEAT_VERSION, Heartbeat, HeartbeatFault,
-    NO_ECHO, NO_RAIL,
+    FLAG_HEARS_YOU, FLAG_READY, HEARTBEAT_BYTES, HEARTBEAT_MAGIC, HEARTBEAT_VERSION, Heartbeat,
+    HeartbeatFault, NO_ECHO, NO_RAIL,
 };
 pub use rail::RailCounters;
 

@@ -16,6 +16,10 @@
 //! frame that arrives, until [`Step::Established`] or a fault. After a fault the connection is to be closed; nothing
 //! that the peer said counts. The caller gives up after [`HANDSHAKE_TIME_MAX`].
 
+mod exercise;
+
+pub use exercise::exercise;
+
 use crate::cluster_key::{ClusterKey, ClusterTag, Purpose};
 use crate::identity::{Epoch, Incarnation, NodeId, Path, RailGeneration};
 use crate::wire::{CONTROL_BYTES_MAX, FrameHeader, FrameType, HEADER_BYTES, VERSION};
@@ -219,13 +223,19 @@ impl fmt::Display for HandshakeFault {
         use HandshakeFault as Fault;
         match *self {
             Fault::WrongVersion { found } => {
-                write!(f, "peer speaks layout version {found}, this node {VERSION}: run one release on all nodes")
+                write!(
+                    f,
+                    "peer speaks layout version {found}, this node {VERSION}: run one release on all nodes"
+                )
             }
             Fault::Malformed => {
                 write!(f, "malformed handshake: something else than a netdisk node dials this address")
             }
             Fault::OutOfOrder { found, due } => {
-                write!(f, "frame type {found} where {due:?} was due: the peer is no netdisk node or a faulty one")
+                write!(
+                    f,
+                    "frame type {found} where {due:?} was due: the peer is no netdisk node or a faulty one"
+                )
             }
             Fault::WrongCluster { found, ours } => write!(
                 f,
@@ -243,10 +253,9 @@ impl fmt::Display for HandshakeFault {
                 f,
                 "frame of {found} arrived by {ours}: rail addresses are swapped in one node's configuration"
             ),
-            Fault::UnexpectedNode { found, dialed } => write!(
-                f,
-                "{found} answered where {dialed} was dialed: correct the rail address of {dialed}"
-            ),
+            Fault::UnexpectedNode { found, dialed } => {
+                write!(f, "{found} answered where {dialed} was dialed: correct the rail address of {dialed}")
+            }
             Fault::NotAMember { found } => write!(
                 f,
                 "{found} is not at the other end of this rail by the configuration: add it, or stop that node"
@@ -382,15 +391,11 @@ impl Handshake {
 
     /// Takes in a frame of the peer. After a fault, and after the handshake is over, every frame is a fault.
     pub fn handle(&mut self, header: &FrameHeader, control: &[u8]) -> Result<Step, HandshakeFault> {
+        let (due, purpose) = self.due();
         let stage = core::mem::replace(&mut self.stage, Stage::Over);
-        let (due, purpose) = match stage {
-            Stage::AwaitHello => (FrameType::Hello, Purpose::Hello),
-            Stage::AwaitHelloAck => (FrameType::HelloAck, Purpose::HelloAck),
-            Stage::AwaitHelloDone => (FrameType::HelloDone, Purpose::HelloDone),
-            Stage::Over => {
-                return Err(HandshakeFault::OutOfOrder { found: header.frame_type, due: FrameType::Data });
-            }
-        };
+        if stage == Stage::Over {
+            return Err(HandshakeFault::OutOfOrder { found: header.frame_type, due });
+        }
         let (frame, peer) = self.authenticate(header, control, due, purpose)?;
         match stage {
             Stage::AwaitHello => {
@@ -421,6 +426,16 @@ impl Handshake {
         }
     }
 
+    /// The frame that is due, and the purpose of its hash. After the handshake nothing is due but traffic.
+    fn due(&self) -> (FrameType, Purpose) {
+        match self.stage {
+            Stage::AwaitHello => (FrameType::Hello, Purpose::Hello),
+            Stage::AwaitHelloAck => (FrameType::HelloAck, Purpose::HelloAck),
+            Stage::AwaitHelloDone => (FrameType::HelloDone, Purpose::HelloDone),
+            Stage::Over => (FrameType::Data, Purpose::HelloDone),
+        }
+    }
+
     /// Everything that must hold before a word of the frame is believed, cheapest and most telling first.
     fn authenticate(
         &mut self,
@@ -438,7 +453,8 @@ impl Handshake {
         let Ok(part) = HelloPart::read_from_bytes(control) else {
             return Err(HandshakeFault::Malformed);
         };
-        let lengths_fit = usize::from(header.control_length.get()) == HELLO_BYTES && header.data_length.get() == 0;
+        let lengths_fit =
+            usize::from(header.control_length.get()) == HELLO_BYTES && header.data_length.get() == 0;
         if !lengths_fit || part.generation.get() == 0 {
             return Err(HandshakeFault::Malformed);
         }
@@ -453,7 +469,10 @@ impl Handshake {
             return Err(HandshakeFault::WrongKey { claimed: header.source() });
         }
         if header.incarnation() < peer.incarnation {
-            return Err(HandshakeFault::StaleIncarnation { found: header.incarnation(), known: peer.incarnation });
+            return Err(HandshakeFault::StaleIncarnation {
+                found: header.incarnation(),
+                known: peer.incarnation,
+            });
         }
         Ok((frame, peer))
     }

@@ -95,7 +95,10 @@ impl fmt::Display for HeartbeatFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             HeartbeatFault::Malformed => {
-                write!(f, "no heartbeat of this release: what else sends to this address? one release on all nodes")
+                write!(
+                    f,
+                    "no heartbeat of this release: what else sends to this address? one release on all nodes"
+                )
             }
             HeartbeatFault::WrongKey => {
                 write!(f, "heartbeat of another cluster key: install one key file on all nodes")

@@ -95,7 +95,7 @@ impl Rail {
         if sequence <= self.peer_sequence {
             return Err(HeartbeatFault::Replayed);
         }
-        let unbroken = sequence == self.peer_sequence + 1;
+        let unbroken = sequence - 1 == self.peer_sequence;
         self.peer_sequence = sequence;
         self.echo = Some((heartbeat.sent_at.get(), now));
         if !mine {
