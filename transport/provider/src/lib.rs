@@ -17,6 +17,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "conformance")]
+pub mod loopback;
 mod payload;
 mod rail;
 
@@ -55,6 +59,11 @@ pub trait Sink {
 pub trait Provider {
     /// How a rail of this provider is reached: a socket address, a name in the host.
     type Address: Clone;
+
+    /// Whether [`Provider::reserve`] gives memory of the receiver. If so, such a chunk is posted as
+    /// [`Payload::Placed`] and its peer returns it; if not, it is this node's own and is posted as
+    /// [`Payload::Shared`]. (Placing a chunk that no peer owns would lose it.)
+    const RESERVES_AT_PEER: bool;
 
     /// Registry and token range, once, before anything else. `tokens.start..tokens.end` are the provider's own.
     fn attach(&mut self, registry: Registry, tokens: core::ops::Range<usize>);
@@ -102,7 +111,8 @@ pub trait Provider {
     fn poll(&mut self, now: Time, sink: &mut impl Sink) -> usize;
 
     /// Prepares to sleep: from now on something new makes a registered token ready. `false`: something is there
-    /// already, poll again instead of sleeping.
+    /// already, poll again instead of sleeping. Receive memory that is returned *after* this is no event: whoever
+    /// releases a lease on another thread wakes the reactor (it owes the peer credit anyway), which polls.
     fn arm(&mut self) -> bool;
 
     /// The thread woke, or gave up the thought of sleeping: wake-ups are no longer needed until the next `arm`.
