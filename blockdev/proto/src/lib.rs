@@ -12,8 +12,13 @@
 extern crate alloc;
 
 pub mod driver;
+mod duplicates;
 pub mod errno;
+mod gate;
 pub mod geometry;
 pub mod mapping;
 pub mod master;
+mod overlap;
+mod pending;
+mod volume_table;
 pub mod wire;

@@ -1,10 +1,23 @@
 //! The netdisk master (NM): decides for each request that comes in whether it may run now, was run before, or must
 //! never run, and opens and closes each volume's gate as its mapping changes (SPEC B3-B5).
 
+mod client;
+mod running;
+#[cfg(test)]
+mod tests;
+
+use self::client::{ClientTable, Life};
+use self::running::{Running, RunningList};
+use crate::duplicates::Seen;
 use crate::errno::BlockErrno;
+pub use crate::gate::GatePhase;
+use crate::gate::{Gate, GateRefusal, GateStep, Goal};
 use crate::geometry::{DiskId, VolumeId};
 use crate::mapping::{Mapping, MappingFault};
-use crate::wire::{Answer, Attach, Attached, PathBroken, Request};
+use crate::volume_table::VolumeTable;
+use crate::wire::{
+    Answer, Attach, AttachVerdict, Attached, Execution, Operation, PathBroken, Request, Verdict,
+};
 use alloc::vec::Vec;
 use core::time::Duration;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
@@ -118,25 +131,6 @@ pub enum MasterAction {
     },
 }
 
-/// Where a volume's gate is, for `status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GatePhase {
-    /// Not ours, nothing runs.
-    Closed,
-    /// Waiting for ownership of the disk.
-    Taking,
-    /// Waiting for the number to be persisted.
-    Persisting(Epoch),
-    /// Requests of this number run.
-    Open(Epoch),
-    /// Was open at this number; waiting for what still runs.
-    Draining(Epoch),
-    /// Waiting for ownership to be given up.
-    Releasing,
-    /// The store failed us, or the number was spent; waiting for a newer mapping or for the time to ask again.
-    Resting,
-}
-
 /// Counts of what a master has met; they only rise, but for the gauge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MasterCounts {
@@ -158,42 +152,155 @@ pub struct MasterCounts {
     pub paths_broken: u64,
 }
 
+/// A volume in a master.
+struct Served {
+    mapping: Mapping,
+    gate: Gate,
+    /// Our disk was found broken at the mapping's number.
+    path_broken: bool,
+    /// When to ask the store again.
+    again_at: Time,
+    /// Attaches that wait for the gate; one a client at the most.
+    waiting: Vec<Attach>,
+}
+
+impl Served {
+    /// The disk as this node knows it; the default for a node that is no candidate, which never gets to use it.
+    fn disk(&self, node: NodeId) -> DiskId {
+        self.mapping.candidate(node).map_or(DiskId::default(), |candidate| candidate.disk)
+    }
+}
+
 /// The master of one node, for all disks attached to it.
+///
+/// Feed it what happens and carry out the actions that a call appends to `actions`, in their order. For a request:
+/// [`admit`](Master::admit); if it may run, run it on the store; [`executed`](Master::executed); send the reply.
 pub struct Master {
     node: NodeId,
     limits: MasterLimits,
+    volumes: VolumeTable<Served>,
+    /// The disk that was last owned or asked for, by index of the volume: what a release refers to when the mapping
+    /// does not name this node any more.
+    disks: Vec<DiskId>,
+    clients: ClientTable,
+    running: RunningList,
+    deadline: Time,
     counts: MasterCounts,
 }
 
 impl Master {
-    /// A master without volumes.
+    /// A master without volumes. Allocates its table of running requests here and now.
     pub fn new(node: NodeId, limits: MasterLimits) -> Master {
-        Master { node, limits, counts: MasterCounts::default() }
+        Master {
+            node,
+            limits,
+            volumes: VolumeTable::new(),
+            disks: Vec::new(),
+            clients: ClientTable::new(),
+            running: RunningList::new(limits.executing_max.max(1)),
+            deadline: Time::NEVER,
+            counts: MasterCounts::default(),
+        }
     }
 
-    /// Takes a newer mapping of a volume. An older or equal number is ignored.
+    /// Takes a newer mapping of a volume. An older or equal number is ignored. The gate closes at once; it opens at
+    /// the new number, if this node serves, as soon as everything older is out and the number is persisted.
     pub fn mapping(
         &mut self,
         now: Time,
         mapping: &Mapping,
         actions: &mut Vec<MasterAction>,
     ) -> Result<(), MappingFault> {
-        let _ = (now, actions);
-        mapping.check()
+        mapping.check()?;
+        let index = match self.volumes.find(mapping.volume) {
+            Some(index) if mapping.epoch <= self.volumes[index].mapping.epoch => return Ok(()),
+            Some(index) => index,
+            None => self.enter_volume(mapping),
+        };
+        let served = &mut self.volumes[index];
+        served.mapping = *mapping;
+        served.path_broken = false;
+        served.again_at = Time::NEVER;
+        if let Some(candidate) = mapping.candidate(self.node) {
+            self.disks[index] = candidate.disk;
+        }
+        let serves = mapping.serving == Some(self.node);
+        served.gate.aim(serves.then_some(Goal { epoch: mapping.epoch, persist: !mapping.read_only }));
+        self.step_gate(now, index, actions);
+        self.settle_attaches(index, actions);
+        Ok(())
     }
 
     /// Takes the list of nodes that are members. From now on messages of others are dropped.
     pub fn members(&mut self, members: &[NodeId]) {
-        let _ = members;
+        self.clients.restrict(members);
     }
 
     /// A request came in from this node. Check its data part with [`Request::check_data_length`] before.
+    ///
+    /// The duplicate table is asked before the gate: a copy of a request that ran, or runs, gets that request's true
+    /// answer even when the gate has closed in between, so that "stale" always means "did not and will not run".
+    #[inline]
     pub fn admit(&mut self, now: Time, from: NodeId, request: &Request) -> Admission {
-        let _ = (now, from, request);
-        Admission::Drop
+        let _ = now;
+        if from != request.client {
+            return self.dropped();
+        }
+        let client = match self.clients.meet(from, request.incarnation) {
+            Life::Present(client) => client,
+            Life::Coming => return self.answered(request, Verdict::NackBusy),
+            Life::Past => return self.dropped(),
+        };
+        let Some(index) = self.volumes.find(request.volume) else {
+            return self.answered(request, Verdict::NackNotServing { mapping_epoch: Epoch(0) });
+        };
+        if !cfg!(feature = "mutant-no-duplicate-table") {
+            match client.duplicates.look(request.id, request.epoch) {
+                Seen::New => {}
+                Seen::Running => {
+                    self.counts.duplicates += 1;
+                    return Admission::Drop;
+                }
+                Seen::Answered(verdict) => {
+                    self.counts.duplicates += 1;
+                    return Admission::Answer(request.answered(verdict));
+                }
+                Seen::Superseded => return self.dropped(),
+                Seen::SlotInUse => return self.answered(request, Verdict::NackBusy),
+            }
+        }
+        let served = &mut self.volumes[index];
+        if served.path_broken && served.gate.open_epoch() == Some(request.epoch) {
+            return self.answered(request, Verdict::NackPath { execution: Execution::NotExecuted });
+        }
+        if let Err(errno) = served.mapping.geometry().check(request.operation, request.range)
+            && served.gate.open_epoch() == Some(request.epoch)
+        {
+            return self.answered(request, Verdict::Errno(errno));
+        }
+        if self.running.is_full() {
+            return self.answered(request, Verdict::NackBusy);
+        }
+        if let Err(refusal) = served.gate.enter(request.epoch) {
+            let verdict = self.gate_verdict(index, refusal);
+            return self.answered(request, verdict);
+        }
+        client.duplicates.begin(request.id, request.epoch);
+        client.running += 1;
+        let token = self.running.begin(Running {
+            client: from,
+            incarnation: request.incarnation,
+            id: request.id,
+            epoch: request.epoch,
+            volume: index as u32,
+            operation: request.operation,
+        });
+        Admission::Execute(token)
     }
 
     /// The store is done with a request. The answer, if there is one to give, is for the caller to send.
+    /// A token given back twice is a bug of the caller, and stops the program.
+    #[inline]
     pub fn executed(
         &mut self,
         now: Time,
@@ -201,13 +308,59 @@ impl Master {
         result: Result<(), BlockErrno>,
         actions: &mut Vec<MasterAction>,
     ) -> Option<Reply> {
-        let _ = (now, token, result, actions);
-        None
+        let running = self.running.end(token);
+        let index = running.volume as usize;
+        self.counts.executed += 1;
+        let verdict = match result {
+            Ok(()) => Verdict::Done,
+            Err(errno) => self.failure(index, running.epoch, errno, actions),
+        };
+        let mut epoch = running.epoch;
+        let client = self.clients.known(running.client);
+        client.running -= 1;
+        let is_present = client.incarnation == running.incarnation && !client.is_leaving();
+        let may_adopt = client.is_leaving() && client.running == 0;
+        if client.incarnation == running.incarnation {
+            let repeatable = running.operation == Operation::Read;
+            epoch = client.duplicates.end(running.id, verdict, repeatable).unwrap_or(epoch);
+        }
+        let served = &mut self.volumes[index];
+        served.gate.leave();
+        let volume = served.mapping.volume;
+        if served.gate.is_draining() {
+            self.step_gate(now, index, actions);
+        }
+        if may_adopt {
+            self.settle_all_attaches(actions);
+        }
+        let (id, incarnation) = (running.id, running.incarnation);
+        is_present.then_some(Reply {
+            to: running.client,
+            answer: Answer { volume, epoch, incarnation, id, verdict },
+        })
     }
 
-    /// An attach came in from this node.
+    /// An attach came in from this node. It is answered at once or, if the gate opens later, then.
     pub fn attach(&mut self, now: Time, from: NodeId, attach: &Attach, actions: &mut Vec<MasterAction>) {
-        let _ = (now, from, attach, actions);
+        let _ = now;
+        if from != attach.client || matches!(self.clients.meet(from, attach.incarnation), Life::Past) {
+            self.counts.dropped += 1;
+            return;
+        }
+        let Some(index) = self.volumes.find(attach.volume) else {
+            let attached = attach.answered(AttachVerdict::NotServing { mapping_epoch: Epoch(0) });
+            actions.push(MasterAction::AnswerAttached { to: from, attached });
+            return;
+        };
+        let waiting = &mut self.volumes[index].waiting;
+        match waiting.iter_mut().find(|other| other.client == from) {
+            Some(other) if (attach.incarnation, attach.epoch) >= (other.incarnation, other.epoch) => {
+                *other = *attach;
+            }
+            Some(_) => {}
+            None => waiting.push(*attach),
+        }
+        self.settle_attaches(index, actions);
     }
 
     /// Ownership is ours, and this number was persisted last with the disk (zero: none ever).
@@ -218,12 +371,12 @@ impl Master {
         persisted: Epoch,
         actions: &mut Vec<MasterAction>,
     ) {
-        let _ = (now, volume, persisted, actions);
+        self.store_said(now, volume, actions, |gate| gate.taken(persisted));
     }
 
     /// Ownership is given up, and no attempt to get it is under way.
     pub fn ownership_released(&mut self, now: Time, volume: VolumeId, actions: &mut Vec<MasterAction>) {
-        let _ = (now, volume, actions);
+        self.store_said(now, volume, actions, Gate::released);
     }
 
     /// This number is on stable storage with the disk.
@@ -234,10 +387,11 @@ impl Master {
         epoch: Epoch,
         actions: &mut Vec<MasterAction>,
     ) {
-        let _ = (now, volume, epoch, actions);
+        self.store_said(now, volume, actions, |gate| gate.persisted(epoch));
     }
 
-    /// The store could not give ownership or persist a number.
+    /// The store could not give ownership or persist a number. The path is reported broken; ownership is given up,
+    /// so that another node can serve, and asked for again after a while in case none does.
     pub fn store_failed(
         &mut self,
         now: Time,
@@ -245,34 +399,55 @@ impl Master {
         errno: BlockErrno,
         actions: &mut Vec<MasterAction>,
     ) {
-        let _ = (now, volume, errno, actions);
+        let _ = errno;
+        let Some(index) = self.volumes.find(volume) else { return };
+        let Some(step) = self.volumes[index].gate.failed() else { return };
+        self.report_path_broken(index, actions);
+        self.do_step(now, index, step, actions);
     }
 
     /// Does what is due at `now`.
     pub fn timer(&mut self, now: Time, actions: &mut Vec<MasterAction>) {
-        let _ = (now, actions);
+        if now < self.deadline {
+            return;
+        }
+        self.deadline = Time::NEVER;
+        for index in 0..self.volumes.len() {
+            let again_at = self.volumes[index].again_at;
+            if again_at > now {
+                self.deadline = self.deadline.min(again_at);
+                continue;
+            }
+            self.volumes[index].again_at = Time::NEVER;
+            self.volumes[index].gate.retry();
+            self.step_gate(now, index, actions);
+        }
     }
 
     /// When [`Master::timer`] wants to be called; [`Time::NEVER`] if nothing is due. May be early, never late.
+    #[inline]
     pub fn next_deadline(&self) -> Time {
-        Time::NEVER
+        self.deadline
     }
 
     /// Where the volume's gate is.
     pub fn gate(&self, volume: VolumeId) -> GatePhase {
-        let _ = volume;
-        GatePhase::Closed
+        self.volumes.find(volume).map_or(GatePhase::Closed, |index| self.volumes[index].gate.phase())
+    }
+
+    /// The newest mapping of a volume, as far as this master knows.
+    pub fn mapping_of(&self, volume: VolumeId) -> Option<&Mapping> {
+        self.volumes.find(volume).map(|index| &self.volumes[index].mapping)
     }
 
     /// The life of this client node that the master serves, if it has met one.
     pub fn client_incarnation(&self, client: NodeId) -> Option<Incarnation> {
-        let _ = client;
-        None
+        self.clients.incarnation(client)
     }
 
     /// What it has met so far.
     pub fn counts(&self) -> MasterCounts {
-        self.counts
+        MasterCounts { executing: self.running.len() as u64, ..self.counts }
     }
 
     /// The node it runs on.
@@ -283,5 +458,145 @@ impl Master {
     /// Its sizes and spans.
     pub fn limits(&self) -> &MasterLimits {
         &self.limits
+    }
+
+    fn enter_volume(&mut self, mapping: &Mapping) -> usize {
+        self.disks.push(DiskId::default());
+        self.volumes.enter(
+            mapping.volume,
+            Served {
+                mapping: *mapping,
+                gate: Gate::new(),
+                path_broken: false,
+                again_at: Time::NEVER,
+                waiting: Vec::new(),
+            },
+        )
+    }
+
+    #[cold]
+    fn dropped(&mut self) -> Admission {
+        self.counts.dropped += 1;
+        Admission::Drop
+    }
+
+    #[cold]
+    fn answered(&mut self, request: &Request, verdict: Verdict) -> Admission {
+        match verdict {
+            Verdict::NackBusy => self.counts.busy += 1,
+            Verdict::NackStale { .. } | Verdict::NackNotServing { .. } => self.counts.stale += 1,
+            Verdict::Done | Verdict::Errno(_) | Verdict::NackPath { .. } => {}
+        }
+        Admission::Answer(request.answered(verdict))
+    }
+
+    fn gate_verdict(&self, index: usize, refusal: GateRefusal) -> Verdict {
+        let mapping = &self.volumes[index].mapping;
+        match refusal {
+            GateRefusal::Stale(gate_epoch) => Verdict::NackStale { gate_epoch },
+            GateRefusal::NotYet if mapping.serving == Some(self.node) => Verdict::NackBusy,
+            GateRefusal::NotYet => Verdict::NackNotServing { mapping_epoch: mapping.epoch },
+        }
+    }
+
+    /// What a failed execution means: a broken path, as long as another node may do better, else an error.
+    #[cold]
+    fn failure(
+        &mut self,
+        index: usize,
+        epoch: Epoch,
+        errno: BlockErrno,
+        actions: &mut Vec<MasterAction>,
+    ) -> Verdict {
+        let served = &self.volumes[index];
+        if !errno.means_broken_path() || served.mapping.usable_candidates() < 2 {
+            return Verdict::Errno(errno);
+        }
+        if epoch == served.mapping.epoch && !served.path_broken {
+            self.volumes[index].path_broken = true;
+            self.report_path_broken(index, actions);
+        }
+        Verdict::NackPath { execution: Execution::Unknown }
+    }
+
+    fn report_path_broken(&mut self, index: usize, actions: &mut Vec<MasterAction>) {
+        let served = &self.volumes[index];
+        let (volume, epoch) = (served.mapping.volume, served.mapping.epoch);
+        let report = PathBroken { volume, epoch, node: self.node, disk: served.disk(self.node) };
+        self.counts.paths_broken += 1;
+        actions.push(MasterAction::ReportPathBroken(report));
+    }
+
+    fn store_said(
+        &mut self,
+        now: Time,
+        volume: VolumeId,
+        actions: &mut Vec<MasterAction>,
+        word: impl FnOnce(&mut Gate),
+    ) {
+        let Some(index) = self.volumes.find(volume) else { return };
+        word(&mut self.volumes[index].gate);
+        self.step_gate(now, index, actions);
+    }
+
+    /// Takes the gate as far as it can go now.
+    fn step_gate(&mut self, now: Time, index: usize, actions: &mut Vec<MasterAction>) {
+        while let Some(step) = self.volumes[index].gate.step() {
+            self.do_step(now, index, step, actions);
+        }
+        let served = &mut self.volumes[index];
+        if served.gate.is_resting() && served.again_at == Time::NEVER {
+            served.again_at = now + self.limits.store_again_after;
+            self.deadline = self.deadline.min(served.again_at);
+        }
+    }
+
+    fn do_step(&mut self, now: Time, index: usize, step: GateStep, actions: &mut Vec<MasterAction>) {
+        let (volume, disk) = (self.volumes[index].mapping.volume, self.disks[index]);
+        match step {
+            GateStep::Take => actions.push(MasterAction::TakeOwnership { volume, disk }),
+            GateStep::Release => actions.push(MasterAction::ReleaseOwnership { volume, disk }),
+            GateStep::Persist(epoch) => actions.push(MasterAction::PersistEpoch { volume, disk, epoch }),
+            GateStep::Closed(epoch) => actions.push(MasterAction::GateClosed { volume, epoch }),
+            GateStep::Spent(persisted) => {
+                actions.push(MasterAction::EpochSpent { volume, persisted });
+                actions.push(MasterAction::ReleaseOwnership { volume, disk });
+            }
+            GateStep::Opened(epoch) => {
+                self.counts.gates_opened += 1;
+                actions.push(MasterAction::GateOpened { volume, epoch });
+                self.settle_attaches(index, actions);
+            }
+        }
+        let _ = now;
+    }
+
+    fn settle_all_attaches(&mut self, actions: &mut Vec<MasterAction>) {
+        for index in 0..self.volumes.len() {
+            self.settle_attaches(index, actions);
+        }
+    }
+
+    /// Answers the attaches that can be answered now.
+    fn settle_attaches(&mut self, index: usize, actions: &mut Vec<MasterAction>) {
+        let served = &mut self.volumes[index];
+        let (mapping_epoch, serves) = (served.mapping.epoch, served.mapping.serving == Some(self.node));
+        let open = served.gate.open_epoch();
+        let clients = &mut self.clients;
+        served.waiting.retain(|attach| {
+            let verdict = match clients.meet(attach.client, attach.incarnation) {
+                Life::Past => return false,
+                _ if !serves && mapping_epoch >= attach.epoch => AttachVerdict::NotServing { mapping_epoch },
+                // The client's former life still has something running here.
+                Life::Coming => return true,
+                Life::Present(_) => match open {
+                    Some(gate_epoch) if gate_epoch >= attach.epoch => AttachVerdict::Open { gate_epoch },
+                    _ => return true,
+                },
+            };
+            let attached = attach.answered(verdict);
+            actions.push(MasterAction::AnswerAttached { to: attach.client, attached });
+            false
+        });
     }
 }

@@ -1,0 +1,67 @@
+//! The requests that run on the store now.
+
+use super::Token;
+use crate::wire::{Operation, RequestId};
+use alloc::vec::Vec;
+use transport_proto::identity::{Epoch, Incarnation, NodeId};
+
+/// A request that runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Running {
+    pub(super) client: NodeId,
+    pub(super) incarnation: Incarnation,
+    pub(super) id: RequestId,
+    /// Number that it was admitted at.
+    pub(super) epoch: Epoch,
+    /// Index of the volume in the master.
+    pub(super) volume: u32,
+    pub(super) operation: Operation,
+}
+
+struct Entry {
+    generation: u32,
+    running: Option<Running>,
+}
+
+/// All of them; a slab of fixed size.
+pub(super) struct RunningList {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+}
+
+impl RunningList {
+    pub(super) fn new(entries_max: usize) -> RunningList {
+        let entries = (0..entries_max).map(|_| Entry { generation: 0, running: None }).collect();
+        RunningList { entries, free: (0..entries_max as u32).rev().collect() }
+    }
+
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    /// Enters a request; the list is not full.
+    #[inline]
+    pub(super) fn begin(&mut self, running: Running) -> Token {
+        let index = self.free.pop().expect("admission looks for room first");
+        let entry = &mut self.entries[index as usize];
+        entry.running = Some(running);
+        Token { index, generation: entry.generation }
+    }
+
+    /// Takes a request out. A token that names none is a bug of the caller.
+    #[inline]
+    pub(super) fn end(&mut self, token: Token) -> Running {
+        let entry = &mut self.entries[token.index as usize];
+        let running = entry.running.take().filter(|_| entry.generation == token.generation);
+        let running = running.expect("a token is given back once");
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(token.index);
+        running
+    }
+}
