@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use crate::device::{device_block_bytes, is_block_device, size_bytes, write_slot};
 use crate::geometry::sizes_fit;
 use crate::open_refusal::{CreateRefusal, OpenRefusal};
-use crate::superblock::{DiskId, SLOT_BYTES, Superblock, TAIL_BYTES, tail_offset};
+use crate::superblock::{DiskUuid, SLOT_BYTES, Superblock, TAIL_BYTES, tail_offset};
 
 /// Looked at, at both ends of a device, to tell whether it is blank.
 const BLANK_CHECK_BYTES: u64 = 1 << 20;
@@ -21,10 +21,10 @@ const BLANK_CHECK_BYTES: u64 = 1 << 20;
 pub struct NewDisk {
     /// Bytes for clients; `None` takes all of a device. The file becomes a little longer than this.
     pub data_bytes: Option<u64>,
-    /// Logical block: 512, 1024, 2048 or 4096.
+    /// Logical block, a power of two from [`crate::BLOCK_BYTES_MIN`] to [`crate::BLOCK_BYTES_MAX`].
     pub block_bytes: u32,
     /// Its identity, unique in the cluster.
-    pub disk_id: DiskId,
+    pub uuid: DiskUuid,
     /// Leave holes instead of allocating the file's space now. A sparse disk can meet "no space" while it serves.
     pub sparse: bool,
     /// Erase what is there.
@@ -71,7 +71,7 @@ fn open_fault(path: &Path, exists: bool, error: io::Error) -> CreateRefusal {
 
 fn format(path: &Path, file: &File, disk: &NewDisk, exists: bool) -> Result<(), CreateRefusal> {
     let own_path = || path.to_path_buf();
-    let write_fault = |source| CreateRefusal::Write { path: own_path(), source };
+    let write_fault = |source| CreateRefusal::from_write(path, TAIL_BYTES, source);
     let is_device = match is_block_device(file).map_err(write_fault)? {
         Some(is_device) => is_device,
         None => return Err(OpenRefusal::NotADisk { path: own_path() }.into()),
@@ -83,6 +83,9 @@ fn format(path: &Path, file: &File, disk: &NewDisk, exists: bool) -> Result<(), 
         return Err(OpenRefusal::InUse { path: own_path() }.into());
     }
     let device_block_bytes = device_block_bytes(file).map_err(write_fault)?;
+    if device_block_bytes as usize > SLOT_BYTES {
+        return Err(CreateRefusal::DeviceBlockTooLarge { path: own_path(), device_block_bytes });
+    }
     if disk.block_bytes < device_block_bytes {
         let block_bytes = disk.block_bytes;
         return Err(CreateRefusal::BlockTooSmall { path: own_path(), block_bytes, device_block_bytes });
@@ -99,13 +102,8 @@ fn format(path: &Path, file: &File, disk: &NewDisk, exists: bool) -> Result<(), 
     if !is_device {
         resize_file(path, file, tail + TAIL_BYTES, disk.sparse)?;
     }
-    let superblock = Superblock {
-        disk_id: disk.disk_id,
-        data_bytes,
-        block_bytes: disk.block_bytes,
-        epoch: 0,
-        generation: 1,
-    };
+    let superblock =
+        Superblock { uuid: disk.uuid, data_bytes, block_bytes: disk.block_bytes, epoch: 0, generation: 1 };
     for (index, generation) in [(0, 1), (1, 2)] {
         let slot = Superblock { generation, ..superblock }.encode();
         write_slot(file, tail, index, &slot).map_err(write_fault)?;
@@ -116,7 +114,7 @@ fn format(path: &Path, file: &File, disk: &NewDisk, exists: bool) -> Result<(), 
 
 /// Data bytes and tail offset on a device.
 fn place_on_device(path: &Path, file: &File, disk: &NewDisk) -> Result<(u64, u64), CreateRefusal> {
-    let write_fault = |source| CreateRefusal::Write { path: path.to_path_buf(), source };
+    let write_fault = |source| CreateRefusal::from_write(path, TAIL_BYTES, source);
     let found_bytes = size_bytes(file).map_err(write_fault)?;
     let smallest = disk.data_bytes.unwrap_or(SLOT_BYTES as u64);
     let needed_bytes = smallest.saturating_add(TAIL_BYTES);
@@ -127,7 +125,8 @@ fn place_on_device(path: &Path, file: &File, disk: &NewDisk) -> Result<(u64, u64
     if !disk.force && !is_blank(file, found_bytes).map_err(write_fault)? {
         return Err(CreateRefusal::NotBlank { path: path.to_path_buf() });
     }
-    Ok((disk.data_bytes.unwrap_or(tail), tail))
+    let whole_blocks = tail - tail % u64::from(disk.block_bytes.max(1));
+    Ok((disk.data_bytes.unwrap_or(whole_blocks), tail))
 }
 
 fn is_blank(file: &File, disk_bytes: u64) -> io::Result<bool> {
@@ -142,12 +141,7 @@ fn is_blank(file: &File, disk_bytes: u64) -> io::Result<bool> {
 }
 
 fn resize_file(path: &Path, file: &File, file_bytes: u64, sparse: bool) -> Result<(), CreateRefusal> {
-    let sort = |source: io::Error| match source.raw_os_error() {
-        Some(libc::ENOSPC | libc::EFBIG | libc::EDQUOT) => {
-            CreateRefusal::NoSpace { path: path.to_path_buf(), needed_bytes: file_bytes }
-        }
-        _ => CreateRefusal::Write { path: path.to_path_buf(), source },
-    };
+    let sort = |source| CreateRefusal::from_write(path, file_bytes, source);
     // To zero first: an image that is made anew must not show old bytes.
     file.set_len(0).map_err(sort)?;
     file.set_len(file_bytes).map_err(sort)?;

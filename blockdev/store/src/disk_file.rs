@@ -17,7 +17,7 @@ use crate::fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, StoreFault,
 use crate::geometry::Geometry;
 use crate::open_refusal::OpenRefusal;
 use crate::request::{StoreCompletion, StoreIo, Submitted};
-use crate::superblock::{DiskId, SLOT_BYTES, Superblock, SuperblockFault, TAIL_BYTES, tail_offset};
+use crate::superblock::{DiskUuid, SLOT_BYTES, Superblock, SuperblockFault, TAIL_BYTES, tail_offset};
 use crate::uring::UringFile;
 
 /// How many node processes may have a disk open.
@@ -50,7 +50,7 @@ pub struct OpenMode {
     /// Requests in flight at most, `1..=QUEUE_DEPTH_MAX`.
     pub queue_depth: u32,
     /// The id that the configuration expects; `None` takes any.
-    pub expected_disk_id: Option<DiskId>,
+    pub expected_uuid: Option<DiskUuid>,
     /// The data bytes that the configuration expects, to tell a truncated image from a foreign file.
     pub expected_data_bytes: Option<u64>,
 }
@@ -62,7 +62,7 @@ impl Default for OpenMode {
             read_only: false,
             engine: EngineChoice::Fastest,
             queue_depth: 128,
-            expected_disk_id: None,
+            expected_uuid: None,
             expected_data_bytes: None,
         }
     }
@@ -255,7 +255,7 @@ impl DiskFile {
         let damaged = StoreFault::Media { errno: libc::EUCLEAN };
         let (found, newest_slot) = Superblock::pick(&slots).map_err(|_| damaged)?;
         let identity =
-            |superblock: &Superblock| (superblock.disk_id, superblock.data_bytes, superblock.block_bytes);
+            |superblock: &Superblock| (superblock.uuid, superblock.data_bytes, superblock.block_bytes);
         if identity(&found) != identity(&self.superblock) || found.epoch < self.superblock.epoch {
             return Err(damaged);
         }
@@ -321,10 +321,10 @@ fn read_superblock(
         SuperblockFault::Damaged => OpenRefusal::Damaged { path: own_path() },
         SuperblockFault::Newer { version } => OpenRefusal::NewerVersion { path: own_path(), found: version },
     })?;
-    if let Some(expected) = mode.expected_disk_id
-        && expected != superblock.disk_id
+    if let Some(expected) = mode.expected_uuid
+        && expected != superblock.uuid
     {
-        return Err(OpenRefusal::WrongDisk { path: own_path(), found: superblock.disk_id, expected });
+        return Err(OpenRefusal::WrongDisk { path: own_path(), found: superblock.uuid, expected });
     }
     if superblock.data_bytes > tail_offset {
         return Err(too_short(superblock.data_bytes.saturating_add(TAIL_BYTES)));

@@ -5,8 +5,8 @@ use crate::request::{StoreIo, StoreOperation};
 
 /// Smallest logical block that a backing may have, in bytes.
 pub const BLOCK_BYTES_MIN: u32 = 512;
-/// Largest logical block that a backing may have, in bytes. One page: a superblock slot is one block at most.
-pub const BLOCK_BYTES_MAX: u32 = 4096;
+/// Largest logical block that a backing may have, in bytes.
+pub const BLOCK_BYTES_MAX: u32 = 64 << 10;
 /// Longest single read or write, in bytes. Discards and zeroing carry no memory and are bounded by the disk alone.
 pub const TRANSFER_BYTES_MAX: u64 = 64 << 20;
 

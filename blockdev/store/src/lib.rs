@@ -10,6 +10,8 @@
 //!
 //! [`AnyBacking`] is the closed set of backings that a node runs; it dispatches without a vtable and adds what
 //! fencing needs: the durable epoch and the ownership of a disk that two nodes can open.
+//!
+//! [`Drive`] is the same door for crates without `unsafe`: it holds the memory of each request until its end.
 
 mod backing;
 mod bounce;
@@ -20,6 +22,7 @@ mod counters;
 mod create;
 mod device;
 mod disk_file;
+mod drive;
 mod fault;
 mod geometry;
 mod memory;
@@ -33,10 +36,11 @@ pub use buffered::BufferedFile;
 pub use counters::StoreCounters;
 pub use create::{NewDisk, create};
 pub use disk_file::{DiskFile, EngineChoice, OpenMode, Ports};
+pub use drive::{Drive, DriveEnd, DriveIo, DriveOperation, ReadTarget, Returned, WriteSource};
 pub use fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, StoreFault, SubmitRefusal};
 pub use geometry::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Geometry, TRANSFER_BYTES_MAX};
 pub use memory::{MemoryDisk, MemoryDiskRefusal};
 pub use open_refusal::{CreateRefusal, OpenRefusal};
 pub use request::{IoMemory, StoreCompletion, StoreIo, StoreOperation, StoreResult, Submitted};
-pub use superblock::{DiskId, FORMAT_VERSION, Superblock, TAIL_BYTES};
+pub use superblock::{DiskUuid, FORMAT_VERSION, Superblock, TAIL_BYTES};
 pub use uring::{QUEUE_DEPTH_MAX, UringFile};

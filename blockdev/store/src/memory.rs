@@ -20,8 +20,8 @@ const UNMAP_BYTES: u64 = 64 << 10;
 pub enum MemoryDiskRefusal {
     /// The sizes do not fit together.
     #[error(
-        "a memory disk of {data_bytes} bytes in blocks of {block_bytes} is not possible: take blocks of 512, 1024, \
-         2048 or 4096 bytes and a size that is a multiple of them and not zero"
+        "a memory disk of {data_bytes} bytes in blocks of {block_bytes} is not possible: take blocks of a power \
+         of two from 512 to 65536 bytes and a size that is a multiple of them and not zero"
     )]
     Shape {
         /// Size asked for.

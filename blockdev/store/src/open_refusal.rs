@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::superblock::{DiskId, FORMAT_VERSION};
+use crate::superblock::{DiskUuid, FORMAT_VERSION};
 
 /// Why a disk was not opened. Nothing on it was changed.
 #[derive(Debug, Error)]
@@ -101,9 +101,9 @@ pub enum OpenRefusal {
         /// What was to be opened.
         path: PathBuf,
         /// The id on the disk.
-        found: DiskId,
+        found: DiskUuid,
         /// The id wanted.
-        expected: DiskId,
+        expected: DiskUuid,
     },
     /// Anything else that the kernel reports.
     #[error("{path} cannot be opened as a disk: check the device and the kernel log", path = path.display())]
@@ -146,8 +146,8 @@ pub enum CreateRefusal {
     },
     /// The sizes do not fit together.
     #[error(
-        "{path} cannot have {data_bytes} data bytes in blocks of {block_bytes}: take blocks of 512, 1024, 2048 or \
-         4096 bytes and a size that is a multiple of them and not zero",
+        "{path} cannot have {data_bytes} data bytes in blocks of {block_bytes}: take blocks of a power of \
+         two from 512 to 65536 bytes and a size that is a multiple of them and not zero",
         path = path.display()
     )]
     Shape {
@@ -169,6 +169,18 @@ pub enum CreateRefusal {
         path: PathBuf,
         /// Block asked for.
         block_bytes: u32,
+        /// The device's block.
+        device_block_bytes: u32,
+    },
+    /// The device's own blocks are larger than a superblock slot.
+    #[error(
+        "{path} has blocks of {device_block_bytes} bytes, more than the 4096 that netdisk can update safely: use a \
+         file on a file system on it",
+        path = path.display()
+    )]
+    DeviceBlockTooLarge {
+        /// What was to be formatted.
+        path: PathBuf,
         /// The device's block.
         device_block_bytes: u32,
     },
@@ -200,4 +212,15 @@ pub enum CreateRefusal {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl CreateRefusal {
+    /// Sorts an error of the kernel met while a disk that takes `needed_bytes` was written.
+    pub(crate) fn from_write(path: &Path, needed_bytes: u64, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EFBIG | libc::EDQUOT) => Self::NoSpace { path, needed_bytes },
+            _ => Self::Write { path, source },
+        }
+    }
 }

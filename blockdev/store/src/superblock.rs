@@ -8,7 +8,7 @@
 //! | 0 | 8 | magic `NETDISK\0` |
 //! | 8 | 4 | format version; magic, version and CRC stay where they are in every version |
 //! | 12 | 4 | block bytes |
-//! | 16 | 16 | disk id |
+//! | 16 | 16 | uuid |
 //! | 32 | 8 | data bytes |
 //! | 40 | 8 | epoch |
 //! | 48 | 8 | generation: rises with every write of a slot |
@@ -28,19 +28,21 @@ pub const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"NETDISK\0";
 const CRC_AT: usize = SLOT_BYTES - 4;
 
-/// The identity of a disk, unique in the cluster and given when the disk is formatted. Printed as 32 hex digits.
+/// The identity of a disk, given when the disk is formatted: the cluster's part and the disk's number in it, as the
+/// caller composes them, so that a disk of another cluster with the same number is told apart.
+/// Printed as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DiskId(pub u128);
+pub struct DiskUuid(pub u128);
 
-impl fmt::Display for DiskId {
+impl fmt::Display for DiskUuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }
 }
 
-impl fmt::Debug for DiskId {
+impl fmt::Debug for DiskUuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DiskId({self})")
+        write!(f, "DiskUuid({self})")
     }
 }
 
@@ -48,7 +50,7 @@ impl fmt::Debug for DiskId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
     /// Who this disk is.
-    pub disk_id: DiskId,
+    pub uuid: DiskUuid,
     /// Bytes that clients can address.
     pub data_bytes: u64,
     /// Logical block in bytes.
@@ -107,7 +109,7 @@ impl Superblock {
         slot.put(0, &MAGIC);
         slot.put(8, &FORMAT_VERSION.to_le_bytes());
         slot.put(12, &self.block_bytes.to_le_bytes());
-        slot.put(16, &self.disk_id.0.to_le_bytes());
+        slot.put(16, &self.uuid.0.to_le_bytes());
         slot.put(32, &self.data_bytes.to_le_bytes());
         slot.put(40, &self.epoch.to_le_bytes());
         slot.put(48, &self.generation.to_le_bytes());
@@ -128,9 +130,9 @@ impl Superblock {
         if version > FORMAT_VERSION {
             return Err(SuperblockFault::Newer { version });
         }
-        let disk_id = DiskId(u128::from(slot.u64_at(16)) | u128::from(slot.u64_at(24)) << 64);
+        let uuid = DiskUuid(u128::from(slot.u64_at(16)) | u128::from(slot.u64_at(24)) << 64);
         let superblock = Self {
-            disk_id,
+            uuid,
             data_bytes: slot.u64_at(32),
             block_bytes: slot.u32_at(12),
             epoch: slot.u64_at(40),
@@ -168,7 +170,7 @@ mod tests {
 
     fn superblock(epoch: u64, generation: u64) -> Superblock {
         Superblock {
-            disk_id: DiskId(0x1234 << 100 | 7),
+            uuid: DiskUuid(0x1234 << 100 | 7),
             data_bytes: 1 << 20,
             block_bytes: 512,
             epoch,

@@ -421,6 +421,8 @@ impl Backing for UringFile {
 impl Drop for UringFile {
     fn drop(&mut self) {
         self.drain();
+        // The kernel takes a ring apart some time after its descriptor was closed; the file shall not wait for that.
+        let _ = self.ring.submitter().unregister_files();
     }
 }
 

@@ -4,12 +4,12 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
 
 use blockdev_store::{
     AnyBacking, Backing, DiskFile, EngineChoice, Geometry, MemoryDisk, NewDisk, OpenMode, StoreCompletion,
     StoreCounters, StoreIo, SubmitRefusal, Submitted, conformance_suite, create,
 };
+use support::loop_disk::LoopDevice;
 use support::{DISK, TestPath, fresh_disk};
 
 fn buffered() -> OpenMode {
@@ -41,10 +41,11 @@ conformance_suite!(uring_file_in_small_blocks, || uring(Path::new(env!("CARGO_TA
 conformance_suite!(uring_on_tmpfs, || uring(Path::new("/dev/shm"), 4096));
 conformance_suite!(uring_on_a_loop_device, LoopDisk::attach);
 
-/// A disk on a loop device of its own, detached on drop.
+/// A disk on a loop device of its own.
 struct LoopDisk {
-    disk: Option<DiskFile>,
-    device: String,
+    // In the order of dropping: close the disk, detach the device, remove the image.
+    disk: DiskFile,
+    _device: LoopDevice,
     _image: TestPath,
 }
 
@@ -53,66 +54,41 @@ impl LoopDisk {
         let image = TestPath::on_disk();
         let file = std::fs::File::create(&image.0).expect("an image can be made");
         file.set_len(8 << 20).expect("the image can grow");
-        let made =
-            Command::new("losetup").args(["--find", "--show", "--direct-io=off"]).arg(&image.0).output();
-        let device = match made {
-            Ok(made) if made.status.success() => String::from_utf8_lossy(&made.stdout).trim().to_owned(),
-            other => {
-                eprintln!("no loop device to be had (losetup says {other:?})");
-                return None;
-            }
-        };
-        let mut attached = Self { disk: None, device, _image: image };
-        let path = Path::new(&attached.device);
-        let new = NewDisk { data_bytes: None, block_bytes: 512, disk_id: DISK, sparse: false, force: false };
-        create(path, &new).expect("a blank loop device can be formatted");
-        attached.disk = Some(DiskFile::open(path, &OpenMode::default()).expect("the disk just made opens"));
-        Some(attached)
-    }
-
-    fn disk(&self) -> &DiskFile {
-        self.disk.as_ref().expect("open until the drop")
-    }
-
-    fn disk_mut(&mut self) -> &mut DiskFile {
-        self.disk.as_mut().expect("open until the drop")
-    }
-}
-
-impl Drop for LoopDisk {
-    fn drop(&mut self) {
-        drop(self.disk.take());
-        let detached = Command::new("losetup").arg("--detach").arg(&self.device).status();
-        assert!(detached.is_ok_and(|status| status.success()), "{} stays attached", self.device);
+        let device = LoopDevice::attach(&image.0)?;
+        let new = NewDisk { data_bytes: None, block_bytes: 512, uuid: DISK, sparse: false, force: false };
+        create(&device.0, &new).expect("a blank loop device can be formatted");
+        let disk = DiskFile::open(&device.0, &OpenMode::default()).expect("the disk just made opens");
+        assert!(disk.access().starts_with("io_uring"), "{}", disk.access());
+        Some(Self { disk, _device: device, _image: image })
     }
 }
 
 impl Backing for LoopDisk {
     fn geometry(&self) -> Geometry {
-        self.disk().geometry()
+        self.disk.geometry()
     }
     fn submit(&mut self, io: StoreIo) -> Result<Submitted, SubmitRefusal> {
-        self.disk_mut().submit(io)
+        self.disk.submit(io)
     }
     fn kick(&mut self) {
-        self.disk_mut().kick();
+        self.disk.kick();
     }
     fn poll(&mut self, sink: &mut impl FnMut(StoreCompletion)) -> usize {
-        self.disk_mut().poll(sink)
+        self.disk.poll(sink)
     }
     fn in_flight(&self) -> usize {
-        self.disk().in_flight()
+        self.disk.in_flight()
     }
     fn event_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.disk().event_fd()
+        self.disk.event_fd()
     }
     fn arm(&mut self) -> bool {
-        self.disk_mut().arm()
+        self.disk.arm()
     }
     fn oldest_submitted_age(&self) -> Option<std::time::Duration> {
-        self.disk().oldest_submitted_age()
+        self.disk.oldest_submitted_age()
     }
     fn counters(&self) -> StoreCounters {
-        self.disk().counters()
+        self.disk.counters()
     }
 }

@@ -1,13 +1,16 @@
 //! Places for test disks that leave nothing behind.
 #![allow(dead_code)]
 
+pub(crate) mod loop_disk;
+pub(crate) mod private_mounts;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use blockdev_store::{DiskFile, DiskId, NewDisk, OpenMode, create};
+use blockdev_store::{DiskFile, DiskUuid, NewDisk, OpenMode, create};
 
 /// The id of every test disk.
-pub(crate) const DISK: DiskId = DiskId(0xD15C);
+pub(crate) const DISK: DiskUuid = DiskUuid(0xD15C);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -34,7 +37,7 @@ impl Drop for TestPath {
 
 /// A sparse disk to be made.
 pub(crate) fn new_disk(data_bytes: u64, block_bytes: u32) -> NewDisk {
-    NewDisk { data_bytes: Some(data_bytes), block_bytes, disk_id: DISK, sparse: true, force: false }
+    NewDisk { data_bytes: Some(data_bytes), block_bytes, uuid: DISK, sparse: true, force: false }
 }
 
 /// Makes, opens and unlinks a disk of 8 MiB.
