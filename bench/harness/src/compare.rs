@@ -41,6 +41,25 @@ impl Measured {
     }
 }
 
+/// Watches the machine beside the turns, and tells which of them count.
+pub trait Witness {
+    /// Where the cores are now; `None` if this comparison does not ask.
+    ///
+    /// # Errors
+    /// The probe failed; the comparison ends.
+    fn placement(&mut self) -> Result<Option<Placement>>;
+    /// A turn begins.
+    ///
+    /// # Errors
+    /// The machine cannot be watched; the comparison ends.
+    fn turn_begins(&mut self) -> Result<()>;
+    /// Whether others ran so much during the turn that ends now that it must not count.
+    ///
+    /// # Errors
+    /// The machine cannot be watched; the comparison ends.
+    fn turn_was_disturbed(&mut self) -> Result<bool>;
+}
+
 /// How many pairs a comparison wants, and when it gives up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alternation {
@@ -70,7 +89,7 @@ pub struct Comparison {
     pub unit: Unit,
     /// The pairs kept, in the order in which they ran.
     pub pairs: Vec<Pair>,
-    /// Pairs thrown away because the placement of the cores changed or was disturbed.
+    /// Pairs thrown away because the placement of the cores changed or others ran beside them.
     pub pairs_dropped: u32,
     /// All latencies of our side, merged over the pairs kept.
     pub ours_latency: Option<Summary>,
@@ -104,14 +123,17 @@ impl Comparison {
         low.is_finite().then_some((low, high))
     }
 
-    /// For example `7 near, 3 far`; empty if nothing was probed.
+    /// For example `7 near, 3 far, 2 dropped`; empty if nothing was probed and nothing dropped.
     pub fn placements(&self) -> String {
-        let words = [Placement::Near, Placement::Far, Placement::Disturbed].map(|placement| {
+        let mut words = [Placement::Near, Placement::Far, Placement::Disturbed].map(|placement| {
             match self.of(Some(placement)).count() {
                 0 => String::new(),
                 count => format!("{count} {}", placement.word()),
             }
         });
+        if self.pairs_dropped > 0 {
+            words[2] = format!("{} dropped", self.pairs_dropped);
+        }
         words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
@@ -123,16 +145,16 @@ impl Comparison {
 /// Runs `ours` and `limit` in turn until enough pairs are kept or the tries are used up. A side that is `None` is left
 /// out: a limit alone is measured for orientation, ours alone against an absolute goal.
 ///
-/// `probe` tells where the cores are now (`None`: this machine or comparison has no probe). It runs before each side
-/// and after the last; a pair is kept only if all its probes agree and none was disturbed.
+/// The witness is asked for the cores' placement before each side and after the last; a pair is kept only if all
+/// answers agree, none is *disturbed*, and no turn was.
 ///
 /// # Errors
-/// The first error of a contender or of the probe.
+/// The first error of a contender or of the witness.
 pub fn alternate<'a>(
     alternation: Alternation,
     ours: Option<&'a mut dyn Contender>,
     limit: Option<&'a mut dyn Contender>,
-    probe: &mut dyn FnMut() -> Result<Option<Placement>>,
+    witness: &mut dyn Witness,
 ) -> Result<Comparison> {
     let mut comparison = Comparison {
         unit: Unit::Nanoseconds,
@@ -146,13 +168,15 @@ pub fn alternate<'a>(
     let mut tries = 0;
     while comparison.pairs.len() < alternation.pairs as usize && tries < alternation.tries_max {
         tries += 1;
-        let placement = probe()?;
+        let placement = witness.placement()?;
         let mut settled = placement != Some(Placement::Disturbed);
         let mut turns = [None, None];
         for (turn, side) in turns.iter_mut().zip(&mut sides) {
             if let Some(contender) = side {
+                witness.turn_begins()?;
                 *turn = Some(contender.measure()?);
-                settled &= probe()? == placement;
+                settled &= !witness.turn_was_disturbed()?;
+                settled &= witness.placement()? == placement;
             }
         }
         if settled {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Result, bail};
 
-use super::{Alternation, Contender, Measured, alternate, median};
+use super::{Alternation, Contender, Measured, Witness, alternate, median};
 use crate::{Placement, Recorder, Unit};
 
 /// Hands out its figures one by one and notes its turn.
@@ -37,8 +37,31 @@ fn contenders(ours: &[f64], limit: &[f64]) -> (Scripted, Scripted, Rc<RefCell<St
     (side("A", ours), side("B", limit), turns)
 }
 
-fn scripted_probe(mut script: Vec<Placement>) -> impl FnMut() -> Result<Option<Placement>> {
-    move || Ok(Some(script.remove(0)))
+/// Tells the placements of its script, then none; turns are disturbed by their number.
+#[derive(Default)]
+struct ScriptedWitness {
+    placements: Vec<Placement>,
+    turn: u32,
+    disturbed_turns: Vec<u32>,
+}
+
+impl Witness for ScriptedWitness {
+    fn placement(&mut self) -> Result<Option<Placement>> {
+        Ok((!self.placements.is_empty()).then(|| self.placements.remove(0)))
+    }
+
+    fn turn_begins(&mut self) -> Result<()> {
+        self.turn += 1;
+        Ok(())
+    }
+
+    fn turn_was_disturbed(&mut self) -> Result<bool> {
+        Ok(self.disturbed_turns.contains(&self.turn))
+    }
+}
+
+fn undisturbed() -> ScriptedWitness {
+    ScriptedWitness::default()
 }
 
 const THREE: Alternation = Alternation { pairs: 3, tries_max: 6 };
@@ -47,7 +70,7 @@ const THREE: Alternation = Alternation { pairs: 3, tries_max: 6 };
 #[test]
 fn sides_take_turns_and_the_ratio_is_the_median_of_the_pairs_ratios() {
     let (mut ours, mut limit, turns) = contenders(&[200.0, 800.0, 90.0], &[100.0, 200.0, 90.0]);
-    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut || Ok(None)).unwrap();
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut undisturbed()).unwrap();
     assert_eq!(*turns.borrow(), "ABABAB");
     // The ratios are 2, 4 and 1. The ratio of the medians (200/100) would be 2 too, so check the spread as well.
     assert_eq!(comparison.ratio(None), Some(2.0));
@@ -59,7 +82,7 @@ fn sides_take_turns_and_the_ratio_is_the_median_of_the_pairs_ratios() {
 #[test]
 fn ratio_within_pairs_ignores_a_drift_that_hits_both_sides() {
     let (mut ours, mut limit, _) = contenders(&[110.0, 11_000.0, 1_100.0], &[100.0, 10_000.0, 1_000.0]);
-    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut || Ok(None)).unwrap();
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut undisturbed()).unwrap();
     let (low, high) = comparison.ratio_spread().unwrap();
     assert!(low > 1.09 && high < 1.11, "{low} {high}");
 }
@@ -68,26 +91,38 @@ fn ratio_within_pairs_ignores_a_drift_that_hits_both_sides() {
 fn a_pair_whose_placement_changed_is_dropped_and_measured_again() {
     use Placement::{Disturbed, Far, Near};
     let (mut ours, mut limit, _) = contenders(&[1.0, 2.0, 3.0, 4.0, 5.0], &[1.0; 5]);
-    let mut probe = scripted_probe(vec![
+    let placements = vec![
         Near, Near, Near, // kept
         Near, Far, Far, // changed between the sides
         Disturbed, Disturbed, Disturbed, // nobody can tell
         Far, Far, Far, // kept
         Near, Near, Near, // kept
-    ]);
-    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut probe).unwrap();
+    ];
+    let mut witness = ScriptedWitness { placements, ..undisturbed() };
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut witness).unwrap();
     assert_eq!(comparison.pairs_dropped, 2);
     assert_eq!(comparison.pairs.iter().filter_map(|pair| pair.ours).collect::<Vec<_>>(), [1.0, 4.0, 5.0]);
-    assert_eq!(comparison.placements(), "2 near, 1 far");
+    assert_eq!(comparison.placements(), "2 near, 1 far, 2 dropped");
     assert_eq!(comparison.ours(Some(Far)), Some(4.0));
     assert_eq!(comparison.ours(Some(Near)), Some(3.0));
 }
 
 #[test]
+fn a_pair_beside_which_others_ran_is_dropped() {
+    let (mut ours, mut limit, _) = contenders(&[1.0, 2.0, 3.0, 4.0, 5.0], &[1.0; 5]);
+    // Turns 1 and 2 are the first pair, 3 and 4 the second: once the limit's turn is hit, once ours.
+    let mut witness = ScriptedWitness { disturbed_turns: vec![2, 3], ..undisturbed() };
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut witness).unwrap();
+    assert_eq!(comparison.pairs.iter().filter_map(|pair| pair.ours).collect::<Vec<_>>(), [3.0, 4.0, 5.0]);
+    assert_eq!(comparison.pairs_dropped, 2);
+}
+
+#[test]
 fn a_machine_that_never_settles_ends_with_no_pair_instead_of_a_guess() {
     let (mut ours, mut limit, _) = contenders(&[1.0; 6], &[1.0; 6]);
-    let mut probe = || Ok(Some(Placement::Disturbed));
-    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut probe).unwrap();
+    let placements = vec![Placement::Disturbed; 18];
+    let mut witness = ScriptedWitness { placements, ..undisturbed() };
+    let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut witness).unwrap();
     assert_eq!((comparison.pairs.len(), comparison.pairs_dropped), (0, 6));
     assert_eq!(comparison.ratio(None), None);
 }
@@ -95,14 +130,14 @@ fn a_machine_that_never_settles_ends_with_no_pair_instead_of_a_guess() {
 #[test]
 fn a_contender_that_fails_fails_the_comparison() {
     let (mut ours, mut limit, _) = contenders(&[1.0], &[]);
-    let refused = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut || Ok(None)).unwrap_err();
+    let refused = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut undisturbed()).unwrap_err();
     assert_eq!(refused.to_string(), "B has no figure left");
 }
 
 #[test]
 fn a_figure_without_a_limit_is_measured_alone() {
     let (mut ours, _, turns) = contenders(&[3.0, 1.0, 2.0], &[]);
-    let comparison = alternate(THREE, Some(&mut ours), None, &mut || Ok(None)).unwrap();
+    let comparison = alternate(THREE, Some(&mut ours), None, &mut undisturbed()).unwrap();
     assert_eq!(*turns.borrow(), "AAA");
     assert_eq!((comparison.ours(None), comparison.limit(None)), (Some(2.0), None));
     assert_eq!(comparison.unit, Unit::Nanoseconds);
@@ -111,7 +146,7 @@ fn a_figure_without_a_limit_is_measured_alone() {
 #[test]
 fn a_limit_alone_is_measured_for_orientation() {
     let (_, mut limit, turns) = contenders(&[], &[5.0, 6.0, 7.0]);
-    let comparison = alternate(THREE, None, Some(&mut limit), &mut || Ok(None)).unwrap();
+    let comparison = alternate(THREE, None, Some(&mut limit), &mut undisturbed()).unwrap();
     assert_eq!(*turns.borrow(), "BBB");
     assert_eq!(
         (comparison.ours(None), comparison.limit(None), comparison.ratio(None)),

@@ -9,6 +9,7 @@
 mod allocation;
 mod compare;
 mod core_usage;
+mod foreign_load;
 mod goal;
 mod machine;
 mod pace;
@@ -22,8 +23,9 @@ mod unit;
 mod worker;
 
 pub use allocation::{AllocationMeter, INSTRUMENTED_SYSTEM, StatsAlloc, allocations_are_counted};
-pub use compare::{Alternation, Comparison, Contender, Measured, Pair, alternate};
+pub use compare::{Alternation, Comparison, Contender, Measured, Pair, Witness, alternate};
 pub use core_usage::CoreUsage;
+pub use foreign_load::ForeignLoad;
 pub use goal::{Goal, Verdict};
 pub use machine::Machine;
 pub use pace::{

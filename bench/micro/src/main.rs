@@ -5,6 +5,7 @@
 //! every exchange is a process of its own: this binary again, in one of the roles of [`role`].
 #![forbid(unsafe_code)]
 
+mod bystander;
 mod catalogue;
 mod limits;
 mod peers;

@@ -1,9 +1,9 @@
 //! One line of the table: two sides, a goal, and how the turns are run.
 
 use anyhow::Result;
-use bench_harness::{Contender, Goal, Placement, Row, Unit, Verdict, alternate};
+use bench_harness::{Contender, Goal, Row, Unit, Verdict, alternate};
 
-use crate::limits::cache_line;
+use crate::bystander::Bystander;
 use crate::peers::Tool;
 use crate::settings::Settings;
 
@@ -43,11 +43,8 @@ impl Scenario {
         let names = (name(&self.ours), name(&self.limit));
         let [ours, limit] = [&mut self.ours, &mut self.limit]
             .map(|side| side.as_mut().map(|side| side.as_mut() as &mut dyn Contender));
-        let mut probe = || match settings.keep_all_pairs {
-            true => Ok(None),
-            false => cache_line::round_trip_p50_ns(settings.cores).map(|ns| Some(Placement::of(ns))),
-        };
-        let comparison = alternate(settings.alternation, ours, limit, &mut probe)?;
+        let mut witness = Bystander::new(settings);
+        let comparison = alternate(settings.alternation, ours, limit, &mut witness)?;
         Ok(Row::measured(self.id, self.title, self.goal, names, comparison))
     }
 
