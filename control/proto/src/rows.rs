@@ -1,0 +1,261 @@
+//! Rows of the cluster configuration (SPEC C2). Whoever makes them has checked them: ids are unique, references
+//! resolve, limits hold.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use blockdev_proto::geometry::{BlockBytes, DiskId, VolumeId};
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use transport_proto::connectivity;
+use transport_proto::identity::{LinkId, NodeId, Path, RailId};
+use transport_proto::route::Spread;
+
+/// Nodes of one cluster at the most.
+pub const NODES_MAX: usize = 64;
+/// Bytes of a name at the most. Names consist of ASCII letters, digits and `-`, `_`, `.`.
+pub const NAME_BYTES_MAX: usize = 40;
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// Number, for ever.
+    pub id: NodeId,
+    /// Name for people.
+    pub name: String,
+    /// The machine's address, from which addresses of rails are derived.
+    pub host: IpAddr,
+}
+
+/// How one end of a rail is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RailAddress {
+    /// Shared memory of this host: the name of an abstract socket.
+    Shm(String),
+    /// A TCP address.
+    Tcp(SocketAddr),
+}
+
+/// One node's end of a rail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RailEnd {
+    /// The node.
+    pub node: NodeId,
+    /// Where it listens for this rail, and from where it dials.
+    pub address: RailAddress,
+    /// Where its connectivity monitor sends and receives heartbeats of this rail, UDP.
+    pub heartbeat: SocketAddr,
+}
+
+/// A rail. All ends are of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RailRow {
+    /// Number inside its link.
+    pub id: RailId,
+    /// One end for each node of the link, in the order of the link's nodes.
+    pub ends: Vec<RailEnd>,
+}
+
+impl RailRow {
+    /// The end at `node`.
+    pub fn end(&self, node: NodeId) -> Option<&RailEnd> {
+        self.ends.iter().find(|end| end.node == node)
+    }
+}
+
+/// A logical link between any two of its nodes. Two links of one number never join the same two nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRow {
+    /// Number between each pair of its nodes.
+    pub id: LinkId,
+    /// Nodes that it joins, two or more, each with each.
+    pub nodes: Vec<NodeId>,
+    /// Its redundant rails.
+    pub rails: Vec<RailRow>,
+}
+
+/// What a disk is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DiskKind {
+    /// A file in a file system.
+    File,
+    /// A whole block device.
+    Raw,
+    /// Memory of one node's process; gone when it ends.
+    Memory,
+}
+
+/// A node that reaches a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskPort {
+    /// The node.
+    pub node: NodeId,
+    /// File or device on that node, absolute; empty for memory.
+    pub path: String,
+}
+
+/// A disk. With two ports or more it is one medium that several nodes open (dual-ported).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskRow {
+    /// Number, cluster-unique.
+    pub id: DiskId,
+    /// Name for people.
+    pub name: String,
+    /// What it is made of.
+    pub kind: DiskKind,
+    /// Nodes that reach it.
+    pub ports: Vec<DiskPort>,
+}
+
+impl DiskRow {
+    /// The port at `node`.
+    pub fn port(&self, node: NodeId) -> Option<&DiskPort> {
+        self.ports.iter().find(|port| port.node == node)
+    }
+}
+
+/// A virtual disk (SPEC B6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualDiskRow {
+    /// Number, cluster-unique.
+    pub id: VolumeId,
+    /// Name by which clients open it.
+    pub name: String,
+    /// Primary first, then secondary and more: who serves it, from which disk.
+    pub candidates: Vec<(NodeId, DiskId)>,
+    /// Bytes that clients see; a multiple of the block.
+    pub size_bytes: u64,
+    /// Block that clients see.
+    pub block_bytes: BlockBytes,
+    /// No writes at all.
+    pub read_only: bool,
+}
+
+/// Who may open a virtual disk (SPEC B8). A virtual disk without a row is its node's root's alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PermissionRow {
+    /// The virtual disk.
+    pub volume: VolumeId,
+    /// Owner, as a number, since names differ from machine to machine.
+    pub owner: u32,
+    /// Group, as a number.
+    pub group: u32,
+    /// Permission bits, `0..=0o777`.
+    pub mode: u16,
+    /// Nodes on which it may be opened.
+    pub nodes: Vec<NodeId>,
+}
+
+/// Where an NBD server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NbdAddress {
+    /// A UNIX socket, absolute path.
+    Unix(String),
+    /// A TCP address.
+    Tcp(SocketAddr),
+}
+
+/// An NBD server on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdRow {
+    /// The node.
+    pub node: NodeId,
+    /// Where it listens.
+    pub listen: NbdAddress,
+    /// Virtual disks that it exports, by their names.
+    pub exports: Vec<VolumeId>,
+}
+
+/// How long the membership waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembershipTimes {
+    /// A node that cannot be reached on any rail for so long is proposed for removal.
+    pub suspect: Duration,
+    /// A node that reaches no majority for so long closes its gates.
+    pub lease: Duration,
+}
+
+impl Default for MembershipTimes {
+    fn default() -> MembershipTimes {
+        MembershipTimes { suspect: Duration::from_millis(500), lease: Duration::from_millis(1500) }
+    }
+}
+
+/// Everything that is configured, at one configuration number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterRows {
+    /// Name of the cluster.
+    pub name: String,
+    /// Nodes by rising id.
+    pub nodes: Vec<NodeRow>,
+    /// Links in the order of the configuration.
+    pub links: Vec<LinkRow>,
+    /// How messages to one peer are spread over its links.
+    pub spread: Spread,
+    /// Disks by rising id.
+    pub disks: Vec<DiskRow>,
+    /// Virtual disks by rising id.
+    pub virtual_disks: Vec<VirtualDiskRow>,
+    /// Permissions, one row for a virtual disk at the most.
+    pub permissions: Vec<PermissionRow>,
+    /// NBD servers.
+    pub nbd: Vec<NbdRow>,
+    /// Memory that one node may use for transport and I/O, bytes.
+    pub memory_budget_bytes: u64,
+    /// How rails are watched.
+    pub connectivity: connectivity::Settings,
+    /// How members are watched.
+    pub membership: MembershipTimes,
+}
+
+/// A rail between this node and a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RailBetween<'a> {
+    /// The node at the other end.
+    pub peer: NodeId,
+    /// Link and rail.
+    pub path: Path,
+    /// This node's end.
+    pub local: &'a RailEnd,
+    /// The peer's end.
+    pub remote: &'a RailEnd,
+}
+
+impl ClusterRows {
+    /// The row of a node.
+    pub fn node(&self, id: NodeId) -> Option<&NodeRow> {
+        self.nodes.iter().find(|row| row.id == id)
+    }
+
+    /// The row of a disk.
+    pub fn disk(&self, id: DiskId) -> Option<&DiskRow> {
+        self.disks.iter().find(|row| row.id == id)
+    }
+
+    /// The row of a virtual disk.
+    pub fn virtual_disk(&self, id: VolumeId) -> Option<&VirtualDiskRow> {
+        self.virtual_disks.iter().find(|row| row.id == id)
+    }
+
+    /// The row of the virtual disk with this name.
+    pub fn virtual_disk_named(&self, name: &str) -> Option<&VirtualDiskRow> {
+        self.virtual_disks.iter().find(|row| row.name == name)
+    }
+
+    /// The permission row of a virtual disk.
+    pub fn permission(&self, volume: VolumeId) -> Option<&PermissionRow> {
+        self.permissions.iter().find(|row| row.volume == volume)
+    }
+
+    /// Every rail from `node` to every peer, by link and rail.
+    pub fn rails_of(&self, node: NodeId) -> impl Iterator<Item = RailBetween<'_>> {
+        let rails = self.links.iter().flat_map(|link| link.rails.iter().map(move |rail| (link.id, rail)));
+        rails.flat_map(move |(link, rail)| {
+            let local = rail.end(node);
+            let path = Path { link, rail: rail.id };
+            let peers = rail.ends.iter().filter(move |end| end.node != node);
+            peers.filter_map(move |remote| {
+                local.map(|local| RailBetween { peer: remote.node, path, local, remote })
+            })
+        })
+    }
+}
