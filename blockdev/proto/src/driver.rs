@@ -464,15 +464,8 @@ impl Driver {
         self.advance(now, index, actions);
     }
 
-    /// The transport reaches the node (again), in this life of it. Never needed for safety; saves a wait.
-    pub fn peer_up(
-        &mut self,
-        now: Time,
-        node: NodeId,
-        incarnation: Incarnation,
-        actions: &mut Vec<DriverAction>,
-    ) {
-        let _ = incarnation;
+    /// The transport reaches the node (again). Never needed for safety; saves a wait.
+    pub fn peer_up(&mut self, now: Time, node: NodeId, actions: &mut Vec<DriverAction>) {
         self.forget_room(node);
         self.for_volumes_of(node, |driver, index| {
             if matches!(driver.volumes[index].attachment, Attachment::Asked { .. }) {
@@ -483,15 +476,9 @@ impl Driver {
     }
 
     /// The node lives a new life: what the old one was asked will not be answered.
-    pub fn peer_restarted(
-        &mut self,
-        now: Time,
-        node: NodeId,
-        incarnation: Incarnation,
-        actions: &mut Vec<DriverAction>,
-    ) {
+    pub fn peer_restarted(&mut self, now: Time, node: NodeId, actions: &mut Vec<DriverAction>) {
         self.peer_gone(now, node, actions);
-        self.peer_up(now, node, incarnation, actions);
+        self.peer_up(now, node, actions);
     }
 
     /// The transport has given the node up: what was sent there falls into Limbo.

@@ -242,7 +242,6 @@ impl Master {
     /// answer even when the gate has closed in between, so that "stale" always means "did not and will not run".
     #[inline]
     pub fn admit(&mut self, now: Time, from: NodeId, request: &Request) -> Admission {
-        let _ = now;
         if from != request.client {
             return self.dropped();
         }
@@ -294,6 +293,7 @@ impl Master {
             epoch: request.epoch,
             volume: index as u32,
             operation: request.operation,
+            since: now,
         });
         Admission::Execute(token)
     }
@@ -341,8 +341,7 @@ impl Master {
     }
 
     /// An attach came in from this node. It is answered at once or, if the gate opens later, then.
-    pub fn attach(&mut self, now: Time, from: NodeId, attach: &Attach, actions: &mut Vec<MasterAction>) {
-        let _ = now;
+    pub fn attach(&mut self, from: NodeId, attach: &Attach, actions: &mut Vec<MasterAction>) {
         if from != attach.client || matches!(self.clients.meet(from, attach.incarnation), Life::Past) {
             self.counts.dropped += 1;
             return;
@@ -403,7 +402,8 @@ impl Master {
         let Some(index) = self.volumes.find(volume) else { return };
         let Some(step) = self.volumes[index].gate.failed() else { return };
         self.report_path_broken(index, actions);
-        self.do_step(now, index, step, actions);
+        self.do_step(index, step, actions);
+        self.step_gate(now, index, actions);
     }
 
     /// Does what is due at `now`.
@@ -443,6 +443,12 @@ impl Master {
     /// The life of this client node that the master serves, if it has met one.
     pub fn client_incarnation(&self, client: NodeId) -> Option<Incarnation> {
         self.clients.incarnation(client)
+    }
+
+    /// When the request was admitted that has been running on the store for longest; `None` if none runs. Looks at
+    /// every running request. A node whose disk hangs is found out by this, though it is alive otherwise.
+    pub fn oldest_running(&self) -> Option<Time> {
+        self.running.oldest()
     }
 
     /// What it has met so far.
@@ -542,7 +548,7 @@ impl Master {
     /// Takes the gate as far as it can go now.
     fn step_gate(&mut self, now: Time, index: usize, actions: &mut Vec<MasterAction>) {
         while let Some(step) = self.volumes[index].gate.step() {
-            self.do_step(now, index, step, actions);
+            self.do_step(index, step, actions);
         }
         let served = &mut self.volumes[index];
         if served.gate.is_resting() && served.again_at == Time::NEVER {
@@ -551,7 +557,7 @@ impl Master {
         }
     }
 
-    fn do_step(&mut self, now: Time, index: usize, step: GateStep, actions: &mut Vec<MasterAction>) {
+    fn do_step(&mut self, index: usize, step: GateStep, actions: &mut Vec<MasterAction>) {
         let (volume, disk) = (self.volumes[index].mapping.volume, self.disks[index]);
         match step {
             GateStep::Take => actions.push(MasterAction::TakeOwnership { volume, disk }),
@@ -568,7 +574,6 @@ impl Master {
                 self.settle_attaches(index, actions);
             }
         }
-        let _ = now;
     }
 
     fn settle_all_attaches(&mut self, actions: &mut Vec<MasterAction>) {

@@ -412,7 +412,7 @@ impl Encoded {
 }
 
 impl Message {
-    /// Reads a message from a control part. The length must be the kind's own, reserved fields must be zero.
+    /// Reads a message from a control part, whose length must be the kind's own.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Message, WireFault> {
         let (Some(kind), Some(version)) = (bytes.first(), bytes.get(1)) else {

@@ -4,6 +4,7 @@ use super::Token;
 use crate::wire::{Operation, RequestId};
 use alloc::vec::Vec;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
+use transport_proto::time::Time;
 
 /// A request that runs.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Running {
     /// Index of the volume in the master.
     pub(super) volume: u32,
     pub(super) operation: Operation,
+    /// When it was admitted.
+    pub(super) since: Time,
 }
 
 struct Entry {
@@ -43,6 +46,11 @@ impl RunningList {
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
+    }
+
+    /// When the oldest was admitted.
+    pub(super) fn oldest(&self) -> Option<Time> {
+        self.entries.iter().filter_map(|entry| entry.running).map(|running| running.since).min()
     }
 
     /// Enters a request; the list is not full.
