@@ -67,6 +67,8 @@ pub struct Alternation {
     pub pairs: u32,
     /// Pairs to try at most, those dropped included.
     pub tries_max: u32,
+    /// Keep disturbed pairs too, marked [`Placement::Disturbed`]: shows function and rough ratios on a busy machine.
+    pub keep_disturbed: bool,
 }
 
 /// One turn: ours, then the limit or peer.
@@ -125,16 +127,17 @@ impl Comparison {
 
     /// For example `7 near, 3 far, 2 dropped`; empty if nothing was probed and nothing dropped.
     pub fn placements(&self) -> String {
-        let mut words = [Placement::Near, Placement::Far, Placement::Disturbed].map(|placement| {
+        let words = [Placement::Near, Placement::Far, Placement::Disturbed].map(|placement| {
             match self.of(Some(placement)).count() {
                 0 => String::new(),
                 count => format!("{count} {}", placement.word()),
             }
         });
-        if self.pairs_dropped > 0 {
-            words[2] = format!("{} dropped", self.pairs_dropped);
-        }
-        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
+        let dropped = match self.pairs_dropped {
+            0 => String::new(),
+            count => format!("{count} dropped"),
+        };
+        words.into_iter().chain([dropped]).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
     fn of(&self, only: Option<Placement>) -> impl Iterator<Item = &Pair> {
@@ -181,6 +184,8 @@ pub fn alternate<'a>(
         }
         if settled {
             comparison.keep(turns, placement);
+        } else if alternation.keep_disturbed {
+            comparison.keep(turns, Some(Placement::Disturbed));
         } else {
             comparison.pairs_dropped += 1;
         }

@@ -64,7 +64,7 @@ fn undisturbed() -> ScriptedWitness {
     ScriptedWitness::default()
 }
 
-const THREE: Alternation = Alternation { pairs: 3, tries_max: 6 };
+const THREE: Alternation = Alternation { pairs: 3, tries_max: 6, keep_disturbed: false };
 
 // proves: F4
 #[test]
@@ -115,6 +115,17 @@ fn a_pair_beside_which_others_ran_is_dropped() {
     let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut witness).unwrap();
     assert_eq!(comparison.pairs.iter().filter_map(|pair| pair.ours).collect::<Vec<_>>(), [3.0, 4.0, 5.0]);
     assert_eq!(comparison.pairs_dropped, 2);
+}
+
+#[test]
+fn disturbed_pairs_that_are_kept_on_demand_are_marked() {
+    let (mut ours, mut limit, _) = contenders(&[1.0, 2.0, 3.0], &[1.0; 3]);
+    let placements = vec![Placement::Near; 9];
+    let mut witness = ScriptedWitness { placements, disturbed_turns: vec![4], ..undisturbed() };
+    let busy = Alternation { keep_disturbed: true, ..THREE };
+    let comparison = alternate(busy, Some(&mut ours), Some(&mut limit), &mut witness).unwrap();
+    assert_eq!(comparison.placements(), "2 near, 1 disturbed");
+    assert_eq!((comparison.pairs.len(), comparison.pairs_dropped), (3, 0));
 }
 
 #[test]

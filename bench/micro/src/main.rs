@@ -136,11 +136,12 @@ fn main() -> Result<()> {
 fn settings(wishes: &Wishes) -> Result<Settings> {
     let mut settings = if wishes.quick { Settings::quick() } else { Settings::full() };
     settings.cores = CorePair::choose()?;
-    settings.keep_all_pairs = wishes.keep_all_pairs;
     settings.tcp_congestion = wishes.tcp_congestion.clone();
     if let Some(pairs) = wishes.pairs {
-        settings.alternation = Alternation { pairs, tries_max: pairs.saturating_mul(2) };
+        settings.alternation =
+            Alternation { pairs, tries_max: pairs.saturating_mul(2), ..settings.alternation };
     }
+    settings.alternation.keep_disturbed = wishes.keep_all_pairs;
     if let Some(seconds) = wishes.seconds {
         let measure = Duration::try_from_secs_f64(seconds).context("--seconds is a positive number")?;
         settings.budget.measure = measure;

@@ -19,8 +19,6 @@ pub(crate) struct Settings {
     pub(crate) disk_bytes: u64,
     /// Congestion control of raw TCP sockets; `None` leaves the machine's default, which netdisk's sockets have too.
     pub(crate) tcp_congestion: Option<String>,
-    /// Count disturbed pairs as well.
-    pub(crate) keep_all_pairs: bool,
 }
 
 impl Settings {
@@ -29,11 +27,10 @@ impl Settings {
         Self {
             cores: CorePair { ours: CoreId(0), worker: CoreId(1) },
             budget: Budget { warm_up: Duration::from_millis(100), measure: Duration::from_millis(300) },
-            alternation: Alternation { pairs: 10, tries_max: 20 },
+            alternation: Alternation { pairs: 10, tries_max: 20, keep_disturbed: false },
             fio_runtime: Duration::from_secs(2),
             disk_bytes: 1 << 30,
             tcp_congestion: None,
-            keep_all_pairs: false,
         }
     }
 
@@ -41,7 +38,7 @@ impl Settings {
     pub(crate) fn quick() -> Self {
         Self {
             budget: Budget { warm_up: Duration::from_millis(20), measure: Duration::from_millis(60) },
-            alternation: Alternation { pairs: 2, tries_max: 4 },
+            alternation: Alternation { pairs: 2, tries_max: 4, keep_disturbed: false },
             fio_runtime: Duration::from_millis(500),
             disk_bytes: 64 << 20,
             ..Self::full()
