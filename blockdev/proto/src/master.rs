@@ -5,13 +5,14 @@ mod client;
 mod running;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 use self::client::{ClientTable, Life};
 use self::running::{Running, RunningList};
 use crate::duplicates::Seen;
 use crate::errno::BlockErrno;
 pub use crate::gate::GatePhase;
-use crate::gate::{Gate, GateRefusal, GateStep, Goal};
+use crate::gate::{Gate, Goal};
 use crate::geometry::{DiskId, VolumeId};
 use crate::mapping::{Mapping, MappingFault};
 use crate::volume_table::VolumeTable;
@@ -494,114 +495,5 @@ impl Master {
             Verdict::Done | Verdict::Errno(_) | Verdict::NackPath { .. } => {}
         }
         Admission::Answer(request.answered(verdict))
-    }
-
-    fn gate_verdict(&self, index: usize, refusal: GateRefusal) -> Verdict {
-        let mapping = &self.volumes[index].mapping;
-        match refusal {
-            GateRefusal::Stale(gate_epoch) => Verdict::NackStale { gate_epoch },
-            GateRefusal::NotYet if mapping.serving == Some(self.node) => Verdict::NackBusy,
-            GateRefusal::NotYet => Verdict::NackNotServing { mapping_epoch: mapping.epoch },
-        }
-    }
-
-    /// What a failed execution means: a broken path, as long as another node may do better, else an error.
-    #[cold]
-    fn failure(
-        &mut self,
-        index: usize,
-        epoch: Epoch,
-        errno: BlockErrno,
-        actions: &mut Vec<MasterAction>,
-    ) -> Verdict {
-        let served = &self.volumes[index];
-        if !errno.means_broken_path() || served.mapping.usable_candidates() < 2 {
-            return Verdict::Errno(errno);
-        }
-        if epoch == served.mapping.epoch && !served.path_broken {
-            self.volumes[index].path_broken = true;
-            self.report_path_broken(index, actions);
-        }
-        Verdict::NackPath { execution: Execution::Unknown }
-    }
-
-    fn report_path_broken(&mut self, index: usize, actions: &mut Vec<MasterAction>) {
-        let served = &self.volumes[index];
-        let (volume, epoch) = (served.mapping.volume, served.mapping.epoch);
-        let report = PathBroken { volume, epoch, node: self.node, disk: served.disk(self.node) };
-        self.counts.paths_broken += 1;
-        actions.push(MasterAction::ReportPathBroken(report));
-    }
-
-    fn store_said(
-        &mut self,
-        now: Time,
-        volume: VolumeId,
-        actions: &mut Vec<MasterAction>,
-        word: impl FnOnce(&mut Gate),
-    ) {
-        let Some(index) = self.volumes.find(volume) else { return };
-        word(&mut self.volumes[index].gate);
-        self.step_gate(now, index, actions);
-    }
-
-    /// Takes the gate as far as it can go now.
-    fn step_gate(&mut self, now: Time, index: usize, actions: &mut Vec<MasterAction>) {
-        while let Some(step) = self.volumes[index].gate.step() {
-            self.do_step(index, step, actions);
-        }
-        let served = &mut self.volumes[index];
-        if served.gate.is_resting() && served.again_at == Time::NEVER {
-            served.again_at = now + self.limits.store_again_after;
-            self.deadline = self.deadline.min(served.again_at);
-        }
-    }
-
-    fn do_step(&mut self, index: usize, step: GateStep, actions: &mut Vec<MasterAction>) {
-        let (volume, disk) = (self.volumes[index].mapping.volume, self.disks[index]);
-        match step {
-            GateStep::Take => actions.push(MasterAction::TakeOwnership { volume, disk }),
-            GateStep::Release => actions.push(MasterAction::ReleaseOwnership { volume, disk }),
-            GateStep::Persist(epoch) => actions.push(MasterAction::PersistEpoch { volume, disk, epoch }),
-            GateStep::Closed(epoch) => actions.push(MasterAction::GateClosed { volume, epoch }),
-            GateStep::Spent(persisted) => {
-                actions.push(MasterAction::EpochSpent { volume, persisted });
-                actions.push(MasterAction::ReleaseOwnership { volume, disk });
-            }
-            GateStep::Opened(epoch) => {
-                self.counts.gates_opened += 1;
-                actions.push(MasterAction::GateOpened { volume, epoch });
-                self.settle_attaches(index, actions);
-            }
-        }
-    }
-
-    fn settle_all_attaches(&mut self, actions: &mut Vec<MasterAction>) {
-        for index in 0..self.volumes.len() {
-            self.settle_attaches(index, actions);
-        }
-    }
-
-    /// Answers the attaches that can be answered now.
-    fn settle_attaches(&mut self, index: usize, actions: &mut Vec<MasterAction>) {
-        let served = &mut self.volumes[index];
-        let (mapping_epoch, serves) = (served.mapping.epoch, served.mapping.serving == Some(self.node));
-        let open = served.gate.open_epoch();
-        let clients = &mut self.clients;
-        served.waiting.retain(|attach| {
-            let verdict = match clients.meet(attach.client, attach.incarnation) {
-                Life::Past => return false,
-                _ if !serves && mapping_epoch >= attach.epoch => AttachVerdict::NotServing { mapping_epoch },
-                // The client's former life still has something running here.
-                Life::Coming => return true,
-                Life::Present(_) => match open {
-                    Some(gate_epoch) if gate_epoch >= attach.epoch => AttachVerdict::Open { gate_epoch },
-                    _ => return true,
-                },
-            };
-            let attached = attach.answered(verdict);
-            actions.push(MasterAction::AnswerAttached { to: attach.client, attached });
-            false
-        });
     }
 }
