@@ -142,9 +142,10 @@ impl LoopbackNetwork {
     fn end(&self, fault: RailFault, which: impl Fn(u16, Far, Far) -> bool) {
         let mut hub = self.hub();
         let open = core::mem::take(&mut hub.open);
-        let (ended, open) = open.into_iter().partition(|&(address, from, to)| which(address, from, to));
+        let (ended, open): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|&(address, from, to)| which(address, from, to));
         hub.open = open;
-        for (_, from, to) in Vec::<(u16, Far, Far)>::from(ended) {
+        for (_, from, to) in ended {
             for end in [from, to] {
                 hub.inboxes[end.provider].put(end.connection, Item::Ended(fault));
             }
@@ -206,7 +207,7 @@ impl LoopbackProvider {
             let Some(id) = self.open(Some(from)) else { continue };
             let here = Far { provider: self.member, connection: id };
             let mut hub = self.network.hub();
-            let broken = hub.inboxes[from.provider].lanes.get(&from.connection.0).is_none();
+            let broken = !hub.inboxes[from.provider].lanes.contains_key(&from.connection.0);
             let intruder = !broken && from.connection == ConnectionId(0);
             if broken || intruder {
                 let fault = if intruder { RailFault::Protocol } else { RailFault::PeerClosed };
@@ -249,10 +250,11 @@ impl LoopbackProvider {
                 lane.frames -= 1;
                 lane.bytes -= data.len();
                 let roomy = lane.frames <= LANE_FRAMES_MAX / 2 && lane.bytes <= LANE_BYTES_MAX / 2;
-                if roomy && core::mem::take(&mut lane.awaited) {
-                    if let Some(far) = connection.far {
-                        hub.inboxes[far.provider].put(far.connection, Item::Room);
-                    }
+                if roomy
+                    && core::mem::take(&mut lane.awaited)
+                    && let Some(far) = connection.far
+                {
+                    hub.inboxes[far.provider].put(far.connection, Item::Room);
                 }
             }
             drop(hub);
