@@ -1,0 +1,195 @@
+//! Links and rails: who is joined, and by which addresses. What is not written is derived: a node's ports begin at
+//! its base, and each rail of each link has two of them, one for data (TCP) and one for heartbeats (UDP).
+
+use super::check::Check;
+use super::document::{LinkSection, RailKind, RailSection, Reference, Spanned};
+use super::{Mistake, Place, Row};
+use control_proto::rows::{LinkRow, RailAddress, RailEnd, RailRow};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use transport_proto::identity::{LINKS_MAX, LinkId, NodeId, Path, RAILS_MAX, RailId};
+
+/// First port of node 1, unless the cluster or the node says otherwise.
+pub(super) const PORT_BASE_USUAL: u16 = 7400;
+/// Ports of one node: data and heartbeats of each path.
+const PORTS_PER_NODE: u32 = 2 * Path::COUNT_MAX as u32;
+
+/// What the addresses of a link's rails are made of.
+struct Naming<'a> {
+    cluster: &'a str,
+    port_base: u16,
+    link: LinkId,
+}
+
+impl Check<'_> {
+    pub(super) fn read_links(
+        &mut self,
+        sections: &[Spanned<LinkSection>],
+        cluster: &str,
+        port_base: u16,
+    ) -> Vec<LinkRow> {
+        let mut rows: Vec<(LinkRow, Place)> = Vec::new();
+        for (position, section) in sections.iter().enumerate() {
+            let link = section.get_ref();
+            let id = link.id.as_ref().map_or(position as u32, |id| *id.get_ref());
+            let place = link.id.as_ref().map_or(self.place(section), |id| self.place(id));
+            if id as usize >= LINKS_MAX {
+                let most = LINKS_MAX as u32 - 1;
+                self.fault(place, Mistake::IdTooLarge { row: Row::Link, found: id, most });
+                continue;
+            }
+            let id = LinkId(id as u8);
+            let nodes = self.selected_nodes(&link.nodes);
+            if nodes.len() < 2 {
+                self.fault(place, Mistake::LinkOfOne);
+            }
+            self.check_pairs(&rows, id, &nodes, place);
+            let naming = Naming { cluster, port_base, link: id };
+            let rails = self.read_rails(&link.rails, &nodes, &naming);
+            rows.push((LinkRow { id, nodes, rails }, place));
+        }
+        let rows: Vec<LinkRow> = rows.into_iter().map(|(row, _)| row).collect();
+        self.check_joined(&rows);
+        rows
+    }
+
+    /// No two links of one number may join the same two nodes.
+    fn check_pairs(&mut self, rows: &[(LinkRow, Place)], id: LinkId, nodes: &[NodeId], place: Place) {
+        for (other, first) in rows.iter().filter(|(row, _)| row.id == id) {
+            let mut common = nodes.iter().filter(|node| other.nodes.contains(node));
+            if let (Some(a), Some(b)) = (common.next(), common.next()) {
+                let (a, b) = (self.node_name(*a), self.node_name(*b));
+                self.fault(place, Mistake::PairTwice { link: id.0, a, b, first: *first });
+            }
+        }
+    }
+
+    /// Every two nodes must be joined.
+    fn check_joined(&mut self, rows: &[LinkRow]) {
+        let nodes: Vec<(NodeId, Place)> =
+            self.nodes.iter().map(|entry| (entry.row.id, entry.place)).collect();
+        for (index, &(a, _)) in nodes.iter().enumerate() {
+            for &(b, place) in &nodes[index + 1..] {
+                if !rows.iter().any(|link| link.nodes.contains(&a) && link.nodes.contains(&b)) {
+                    let (a, b) = (self.node_name(a), self.node_name(b));
+                    self.fault(place, Mistake::NotJoined { a, b });
+                }
+            }
+        }
+    }
+
+    fn read_rails(
+        &mut self,
+        sections: &Spanned<Vec<Spanned<RailSection>>>,
+        nodes: &[NodeId],
+        naming: &Naming<'_>,
+    ) -> Vec<RailRow> {
+        let place = self.place(sections);
+        let sections = sections.get_ref();
+        if sections.is_empty() {
+            self.fault(place, Mistake::TooFew { row: Row::Rail });
+        }
+        self.limit(Row::Rail, sections.len(), RAILS_MAX, place);
+        let mut rails = Vec::new();
+        for (position, section) in sections.iter().take(RAILS_MAX).enumerate() {
+            let id = RailId(position as u8);
+            let rail = section.get_ref();
+            let place = self.place(section);
+            if rail.kind == RailKind::Shm {
+                self.check_one_host(nodes, place);
+                if !rail.addresses.is_empty() {
+                    self.fault(place, Mistake::ShmWithAddresses);
+                }
+            }
+            self.check_strangers(&rail.addresses, nodes);
+            self.check_strangers(&rail.heartbeats, nodes);
+            let ends =
+                nodes.iter().filter_map(|&node| self.rail_end(rail, node, naming, id, place)).collect();
+            rails.push(RailRow { id, ends });
+        }
+        rails
+    }
+
+    fn check_one_host(&mut self, nodes: &[NodeId], place: Place) {
+        let host = |node: NodeId| self.nodes.iter().find(|e| e.row.id == node).map(|e| e.row.host);
+        let one_host = |a: Option<IpAddr>, b: Option<IpAddr>| {
+            a == b || a.zip(b).is_some_and(|(a, b)| a.is_loopback() && b.is_loopback())
+        };
+        let other = nodes.iter().find(|node| !one_host(host(nodes[0]), host(**node)));
+        if let Some(&other) = other {
+            let (a, b) = (self.node_name(nodes[0]), self.node_name(other));
+            self.fault(place, Mistake::ShmAcrossHosts { a, b });
+        }
+    }
+
+    /// An address for a node that is not at this rail is a slip.
+    fn check_strangers(&mut self, addresses: &BTreeMap<String, Spanned<String>>, nodes: &[NodeId]) {
+        for (key, address) in addresses {
+            let node = self.node_entry(&reference(key)).map(|entry| entry.row.id);
+            if !node.is_some_and(|node| nodes.contains(&node)) {
+                self.fault_at(address, Mistake::AddressOfStranger { node: key.clone() });
+            }
+        }
+    }
+
+    fn rail_end(
+        &mut self,
+        rail: &RailSection,
+        node: NodeId,
+        naming: &Naming<'_>,
+        id: RailId,
+        place: Place,
+    ) -> Option<RailEnd> {
+        let entry = self.nodes.iter().find(|entry| entry.row.id == node)?;
+        let (name, host) = (entry.row.name.clone(), entry.row.host);
+        let path = Path { link: naming.link, rail: id };
+        let by_rule = u32::from(naming.port_base) + PORTS_PER_NODE * (u32::from(node.0).saturating_sub(1));
+        let base = entry.port_base.map_or(by_rule, u32::from);
+        let port = base + 2 * path.index() as u32;
+        let Ok(port) = u16::try_from(port + 1).map(|heartbeat_port| heartbeat_port - 1) else {
+            self.fault(place, Mistake::PortTooLarge { node: name, port });
+            return None;
+        };
+        let written = self.written(&rail.addresses, node, port)?;
+        let data = written.unwrap_or(SocketAddr::new(host, port));
+        let heartbeat = self.written(&rail.heartbeats, node, port + 1)?;
+        let heartbeat = heartbeat.unwrap_or(SocketAddr::new(data.ip(), port + 1));
+        let address = match rail.kind {
+            RailKind::Tcp => RailAddress::Tcp(data),
+            RailKind::Shm => RailAddress::Shm(format!(
+                "netdisk/{}/{}/{}.{}",
+                naming.cluster, node.0, path.link.0, path.rail.0
+            )),
+        };
+        if let Err(taken) = self.uses.claim_rail(&address, heartbeat, &format!("{name}, {path}"), place) {
+            self.fault(place, taken);
+        }
+        Some(RailEnd { node, address, heartbeat })
+    }
+
+    /// The address written for a node, with `port` if it has none: `None` if it is no address, `Some(None)` if there
+    /// is nothing written.
+    fn written(
+        &mut self,
+        addresses: &BTreeMap<String, Spanned<String>>,
+        node: NodeId,
+        port: u16,
+    ) -> Option<Option<SocketAddr>> {
+        let is_meant = |key: &str| self.node_entry(&reference(key)).is_some_and(|entry| entry.row.id == node);
+        let Some(text) = addresses.iter().find(|(key, _)| is_meant(key)).map(|(_, text)| text) else {
+            return Some(None);
+        };
+        let whole = text.get_ref().parse::<SocketAddr>().ok();
+        let bare = text.get_ref().parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+        let address = whole.or(bare);
+        if address.is_none() {
+            self.fault_at(text, Mistake::BadAddress { text: text.get_ref().clone() });
+        }
+        address.map(Some)
+    }
+}
+
+/// A key of a table of addresses: a node's id or its name.
+fn reference(key: &str) -> Reference {
+    key.parse().map_or_else(|_| Reference::Name(key.to_owned()), Reference::Id)
+}

@@ -1,0 +1,322 @@
+//! What can be wrong in a configuration file, where, and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A place in the file. Lines and columns count from 1; line 0 means the file as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Line.
+    pub line: usize,
+    /// Column, in characters.
+    pub column: usize,
+}
+
+impl Place {
+    /// The place of a byte in a text.
+    pub(super) fn of(text: &str, byte: usize) -> Place {
+        let before = text.get(..byte.min(text.len())).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Place { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+    }
+}
+
+/// A kind of row, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// `[[node]]`
+    Node,
+    /// `[[link]]`
+    Link,
+    /// A rail of a link.
+    Rail,
+    /// `[[disk]]`
+    Disk,
+    /// `[[virtual_disk]]`
+    VirtualDisk,
+    /// `[[permission]]`
+    Permission,
+    /// `[[nbd]]`
+    Nbd,
+    /// A candidate of a virtual disk.
+    Candidate,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Row::Node => "node",
+            Row::Link => "link",
+            Row::Rail => "rail",
+            Row::Disk => "disk",
+            Row::VirtualDisk => "virtual disk",
+            Row::Permission => "permission",
+            Row::Nbd => "nbd server",
+            Row::Candidate => "candidate",
+        })
+    }
+}
+
+/// One mistake. The text of each says what is wrong, then what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the texts in Display below say what each means and what its fields are")]
+pub enum Mistake {
+    Unreadable { kind: io::ErrorKind },
+    Syntax { message: String },
+    NoKey,
+    TwoKeys,
+    KeyUnreadable { path: PathBuf, kind: io::ErrorKind },
+    KeyTooShort { bytes: usize, least: usize },
+    BadName { name: String, bytes_max: usize },
+    NodeZero,
+    TooFew { row: Row },
+    TooMany { row: Row, found: usize, most: usize },
+    IdTooLarge { row: Row, found: u32, most: u32 },
+    DuplicateId { row: Row, id: u32, first: Place },
+    DuplicateName { row: Row, name: String, first: Place },
+    Dangling { row: Row, reference: String },
+    NodeNotInFile { id: u16, known: String },
+    LinkOfOne,
+    PairTwice { link: u8, a: String, b: String, first: Place },
+    NotJoined { a: String, b: String },
+    ShmAcrossHosts { a: String, b: String },
+    ShmWithAddresses,
+    BadAddress { text: String },
+    AddressOfStranger { node: String },
+    AddressTaken { address: String, by: String, first: Place },
+    PortTooLarge { node: String, port: u32 },
+    PathMissing,
+    PathOfMemory,
+    PathsCount { paths: usize, nodes: usize },
+    MemoryOnTwoNodes,
+    SamePath { path: String, first: Place },
+    DiskTaken { disk: String, by: String, first: Place },
+    NoDisk,
+    TwoWays,
+    NoPort { node: String, disk: String },
+    CandidateTwice { node: String },
+    OtherMedium { primary: String, other: String },
+    SizeZero,
+    SizeNotBlocks { size_bytes: u64, block_bytes: u32 },
+    BadBlock { bytes: u32, least: u32, most: u32 },
+    BadMode { mode: u32 },
+    BadListen { text: String },
+    BudgetTooSmall { bytes: u64, least: u64 },
+    TimeOutOfRange { key: &'static str, least: u64, most: u64 },
+    SuspectTooLong,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mistake::Unreadable { kind } => {
+                write!(f, "cannot read the configuration ({kind}): check the path")
+            }
+            Mistake::Syntax { message } => write!(f, "{message}"),
+            Mistake::NoKey => write!(
+                f,
+                "the cluster has no key: add key_file = \"cluster.key\" and make the file, the same on all nodes, \
+                 with: head -c 32 /dev/urandom | base64 > cluster.key"
+            ),
+            Mistake::TwoKeys => write!(f, "both key and key_file are given: keep one"),
+            Mistake::KeyUnreadable { path, kind } => write!(
+                f,
+                "cannot read key file {} ({kind}): copy it from another node, or let this user read it",
+                path.display()
+            ),
+            Mistake::KeyTooShort { bytes, least } => {
+                write!(f, "a key of {bytes} bytes can be guessed: use {least} bytes or more")
+            }
+            Mistake::BadName { name, bytes_max } => write!(
+                f,
+                "{name:?} is no name: use 1 to {bytes_max} letters, digits, '-', '_' or '.', and not digits alone"
+            ),
+            Mistake::NodeZero => write!(f, "0 is no node id: number nodes from 1"),
+            Mistake::TooFew { row } => write!(f, "there is no {row}: add one"),
+            Mistake::TooMany { row, found, most } => {
+                write!(f, "{found} rows of {row} are over the limit of {most}: leave some out")
+            }
+            Mistake::IdTooLarge { row, found, most } => {
+                write!(f, "{row} id {found} is over the limit: choose one up to {most}")
+            }
+            Mistake::DuplicateId { row, id, first } => {
+                write!(f, "{row} {id} is already in line {}: give this one another id", first.line)
+            }
+            Mistake::DuplicateName { row, name, first } => {
+                write!(f, "{row} {name:?} is already in line {}: give this one another name", first.line)
+            }
+            Mistake::Dangling { row, reference } => {
+                write!(f, "there is no {row} {reference}: add it, or correct the reference")
+            }
+            Mistake::NodeNotInFile { id, known } => {
+                write!(f, "node {id} is not in this configuration (it has {known}): add it, or correct --id")
+            }
+            _ => self.fmt_rest(f),
+        }
+    }
+}
+
+impl Mistake {
+    /// Texts about links, addresses and disks.
+    fn fmt_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mistake::LinkOfOne => {
+                write!(f, "a link joins two nodes or more: name them, or say nodes = \"all\"")
+            }
+            Mistake::PairTwice { link, a, b, first } => write!(
+                f,
+                "link {link} joins {a} and {b}, and so does the link of the same id in line {}: change one id",
+                first.line
+            ),
+            Mistake::NotJoined { a, b } => {
+                write!(f, "no link joins {a} and {b}: every two nodes need one, add them to a link")
+            }
+            Mistake::ShmAcrossHosts { a, b } => write!(
+                f,
+                "a shm rail joins {a} and {b}, whose hosts differ: shared memory stays on one machine, use tcp"
+            ),
+            Mistake::ShmWithAddresses => {
+                write!(f, "a shm rail takes no addresses, its sockets are named by the cluster: remove them")
+            }
+            Mistake::BadAddress { text } => {
+                write!(f, "{text:?} is no address: write an IP address, or IP:port ([IPv6]:port)")
+            }
+            Mistake::AddressOfStranger { node } => {
+                write!(
+                    f,
+                    "an address is given for {node}, which is not in this link: add it to nodes or remove it"
+                )
+            }
+            Mistake::AddressTaken { address, by, first } => write!(
+                f,
+                "{address} is used already by {by} in line {}: choose another port, or another port_base",
+                first.line
+            ),
+            Mistake::PortTooLarge { node, port } => {
+                write!(f, "the derived port {port} of node {node} is over 65535: give that node a port_base")
+            }
+            Mistake::PathMissing => {
+                write!(
+                    f,
+                    "the disk has no path: add path = \"…\", or kind = \"memory\" if it is to be memory"
+                )
+            }
+            Mistake::PathOfMemory => write!(f, "a memory disk has no path: remove it, or change the kind"),
+            Mistake::PathsCount { paths, nodes } => {
+                write!(f, "{paths} paths for {nodes} nodes: give one for each node, in their order")
+            }
+            Mistake::MemoryOnTwoNodes => {
+                write!(f, "memory belongs to one node: name one, or use a file or device that both reach")
+            }
+            Mistake::SamePath { path, first } => write!(
+                f,
+                "{path} is also the disk in line {}: if both nodes reach one disk, declare it once with both nodes",
+                first.line
+            ),
+            Mistake::DiskTaken { disk, by, first } => write!(
+                f,
+                "disk {disk} is already behind virtual disk {by} in line {}: give this one a disk of its own",
+                first.line
+            ),
+            Mistake::NoDisk => {
+                write!(
+                    f,
+                    "the virtual disk has no disk: add disk = \"…\", or primary = {{ node = …, disk = … }}"
+                )
+            }
+            Mistake::TwoWays => {
+                write!(f, "disk and primary/secondary/others are both given: keep one way")
+            }
+            Mistake::NoPort { node, disk } => {
+                write!(
+                    f,
+                    "{node} does not reach disk {disk}: add it to the disk's nodes, or name another node"
+                )
+            }
+            Mistake::CandidateTwice { node } => write!(f, "{node} is named twice: name each node once"),
+            Mistake::OtherMedium { primary, other } => write!(
+                f,
+                "primary has disk {primary}, but disk {other} is named too: they hold different bytes; \
+                 all candidates must reach one dual-ported disk"
+            ),
+            Mistake::SizeZero => write!(f, "a disk of no bytes: give a size such as \"1GiB\""),
+            Mistake::SizeNotBlocks { size_bytes, block_bytes } => write!(
+                f,
+                "{size_bytes} bytes are not a multiple of the block of {block_bytes} bytes: {} would be",
+                size_bytes - size_bytes % u64::from(*block_bytes)
+            ),
+            Mistake::BadBlock { bytes, least, most } => {
+                write!(f, "a block of {bytes} bytes: use a power of two from {least} to {most}")
+            }
+            Mistake::BadMode { mode } => {
+                write!(f, "{mode:#o} is no file mode: use 0o000 to 0o777, with 0o in front")
+            }
+            Mistake::BadListen { text } => {
+                write!(f, "{text:?} is no place to listen: write unix:/path/of/socket or tcp:IP:port")
+            }
+            Mistake::BudgetTooSmall { bytes, least } => {
+                write!(f, "a memory budget of {bytes} bytes cannot work: give {least} or more")
+            }
+            Mistake::TimeOutOfRange { key, least, most } => write!(f, "{key} must be {least} to {most}"),
+            Mistake::SuspectTooLong => {
+                write!(f, "suspect_ms must be below lease_ms: a node must be suspected before its lease ends")
+            }
+            Mistake::Unreadable { .. }
+            | Mistake::Syntax { .. }
+            | Mistake::NoKey
+            | Mistake::TwoKeys
+            | Mistake::KeyUnreadable { .. }
+            | Mistake::KeyTooShort { .. }
+            | Mistake::BadName { .. }
+            | Mistake::NodeZero
+            | Mistake::TooFew { .. }
+            | Mistake::TooMany { .. }
+            | Mistake::IdTooLarge { .. }
+            | Mistake::DuplicateId { .. }
+            | Mistake::DuplicateName { .. }
+            | Mistake::Dangling { .. }
+            | Mistake::NodeNotInFile { .. } => unreachable!("these have their texts in Display"),
+        }
+    }
+}
+
+/// A mistake and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFault {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub mistake: Mistake,
+}
+
+/// Why a configuration cannot be used: all mistakes that were found, in the order of their places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFaults {
+    /// The file.
+    pub file: PathBuf,
+    /// At least one.
+    pub faults: Vec<ConfigFault>,
+}
+
+impl ConfigFaults {
+    pub(super) fn one(file: &Path, place: Place, mistake: Mistake) -> ConfigFaults {
+        ConfigFaults { file: file.to_path_buf(), faults: vec![ConfigFault { place, mistake }] }
+    }
+}
+
+impl fmt::Display for ConfigFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.faults.iter().enumerate() {
+            let newline = if index > 0 { "\n" } else { "" };
+            write!(f, "{newline}{}", self.file.display())?;
+            if fault.place.line > 0 {
+                write!(f, ":{}:{}", fault.place.line, fault.place.column)?;
+            }
+            write!(f, ": {}", fault.mistake)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigFaults {}

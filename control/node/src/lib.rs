@@ -1,0 +1,5 @@
+//! The netdisk daemon: what runs on a node, in which order it starts and stops.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
