@@ -28,7 +28,7 @@ fn first_failure(seeds: u64) -> Option<(u64, String)> {
 #[test]
 fn clients_see_one_disk_and_nothing_is_lost_whatever_dies_or_breaks() {
     let mut sum = world::Score::default();
-    for seed in 0..400 {
+    for seed in 0..1000 {
         match run(seed) {
             Ok(score) => sum.add(&score),
             Err(fault) => panic!("seed {seed}: {fault}"),

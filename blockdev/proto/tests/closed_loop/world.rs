@@ -58,6 +58,10 @@ pub(crate) struct Score {
 }
 
 impl Score {
+    #[cfg_attr(
+        any(feature = "mutant-no-epoch-gate", feature = "mutant-no-duplicate-table"),
+        expect(dead_code)
+    )]
     pub(crate) fn add(&mut self, other: &Score) {
         self.completed += other.completed;
         self.failed += other.failed;
@@ -115,6 +119,8 @@ struct DiskIo {
     token: Token,
     request: Request,
     values: Vec<u64>,
+    /// Not finished before this time.
+    not_before: Time,
 }
 
 /// A client's request.
@@ -150,6 +156,8 @@ pub(crate) struct World {
     tick: u64,
     nodes: Vec<Node>,
     parcels: Vec<Parcel>,
+    /// Messages that took a long way, and when they come out of it.
+    detours: Vec<(Time, Parcel)>,
     /// The disk that nodes 1 and 2 reach.
     blocks: [u64; BLOCKS],
     persisted: Epoch,
@@ -207,6 +215,7 @@ impl World {
             tick: 0,
             nodes: (0..NODES).map(|number| node(number, Incarnation(1))).collect(),
             parcels: Vec::new(),
+            detours: Vec::new(),
             blocks: [0; BLOCKS],
             persisted: Epoch(0),
             owner: None,
@@ -473,13 +482,20 @@ impl World {
         if !self.is_calm && from != to && self.dice.percent(5) {
             return;
         }
-        if !self.is_calm && self.dice.percent(8) {
-            self.parcels.push(parcel.clone());
+        let repeats = usize::from(!self.is_calm && self.dice.percent(8));
+        for copy in core::iter::repeat_n(parcel, 1 + repeats) {
+            if !self.is_calm && self.dice.percent(6) {
+                let delay = Duration::from_micros(self.dice.next() % 60_000);
+                self.detours.push((self.now + delay, copy));
+            } else {
+                self.parcels.push(copy);
+            }
         }
-        self.parcels.push(parcel);
     }
 
     fn deliver(&mut self) -> Result<(), String> {
+        let now = self.now;
+        self.parcels.extend(self.detours.extract_if(.., |(when, _)| *when <= now).map(|(_, parcel)| parcel));
         if self.parcels.is_empty() {
             return Ok(());
         }
@@ -511,7 +527,9 @@ impl World {
                 let life = self.nodes[number].life;
                 match self.nodes[number].master.admit(now, from, &request) {
                     Admission::Execute(token) => {
-                        self.ios.push(DiskIo { node: to, life, token, request, values });
+                        let slow = if self.dice.percent(5) { 30_000 } else { 100 };
+                        let not_before = now + Duration::from_micros(self.dice.next() % slow);
+                        self.ios.push(DiskIo { node: to, life, token, request, values, not_before });
                     }
                     Admission::Answer(answer) => {
                         self.post(to, from, &Message::Answer(answer), Vec::new());
@@ -646,11 +664,11 @@ impl World {
     }
 
     fn finish_io(&mut self) -> Result<(), String> {
-        if self.ios.is_empty() {
+        let choice = if self.ios.is_empty() { 0 } else { self.dice.below(self.ios.len()) };
+        if self.ios.get(choice).is_none_or(|io| io.not_before > self.now) {
             self.hand_over();
             return Ok(());
         }
-        let choice = self.dice.below(self.ios.len());
         let io = self.ios.swap_remove(choice);
         let number = usize::from(io.node.0) - 1;
         let works = self.path_works[number];
