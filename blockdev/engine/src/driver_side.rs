@@ -1,0 +1,102 @@
+//! What the driver wants done, and what comes back to it.
+
+use crate::data::ReadData;
+use crate::engine::{BlockCompletion, BlockEngine, EngineEvent};
+use blockdev_proto::driver::{AnswerUse, DataHandle, DriverAction, Tag};
+use blockdev_proto::errno::BlockErrno;
+use blockdev_proto::wire::{Answer, Message, Operation, Request, Verdict};
+use transport_endpoint::{Core, Data, Delivery};
+use transport_proto::identity::{ClientId, NodeId};
+
+impl BlockEngine {
+    pub(crate) fn do_driver(&mut self, core: &mut Core, action: DriverAction) {
+        match action {
+            DriverAction::Send { to, tag, request } if to == self.node => {
+                self.execute_here(core, tag, request)
+            }
+            DriverAction::Send { to, tag, request } => self.send_request(core, to, tag, request),
+            DriverAction::Attach { to, attach } if to == self.node => {
+                self.master.attach(to, &attach, &mut self.master_actions);
+            }
+            DriverAction::Attach { to, attach } => {
+                self.send_control(core, to, &Message::Attach(attach));
+            }
+            DriverAction::Complete { tag, result, data, .. } => {
+                self.complete_request(core, tag, result, data)
+            }
+            DriverAction::ReportPathBroken(report) => self.events.push_back(EngineEvent::PathBroken(report)),
+            DriverAction::FetchMapping { volume, seen } => {
+                self.events.push_back(EngineEvent::FetchMapping { volume, seen });
+            }
+            DriverAction::Drained { volume, epoch } => {
+                self.events.push_back(EngineEvent::Drained { volume, epoch });
+            }
+        }
+    }
+
+    fn send_request(&mut self, core: &mut Core, to: NodeId, tag: Tag, request: Request) {
+        let data = match self.requests.get(tag.0 as u32).and_then(|kept| kept.data.as_ref()) {
+            Some(data) => data.to_transport(),
+            None => Data::Empty,
+        };
+        let control = Message::Request(request).encode();
+        let sent = core.send(to, ClientId::BLOCK, control.as_bytes(), data, transport_endpoint::Tag::SILENT);
+        if sent.is_err() {
+            self.driver.refused(request.id.slot);
+        }
+    }
+
+    fn complete_request(
+        &mut self,
+        core: &mut Core,
+        tag: Tag,
+        result: Result<(), BlockErrno>,
+        data: Option<DataHandle>,
+    ) {
+        let data = data.and_then(|handle| self.arrived.remove(handle.0 as u32));
+        let Some(request) = self.requests.remove(tag.0 as u32) else { return };
+        let nanos = core.now().since(request.since).as_nanos() as u64;
+        self.completions.push_back(BlockCompletion {
+            tag: request.tag,
+            result: result.map(|()| data),
+            nanos,
+        });
+    }
+
+    pub(crate) fn on_answer(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        answer: Answer,
+        delivery: Delivery<'_>,
+    ) {
+        let carries = answer.verdict == Verdict::Done && !delivery.data().is_empty();
+        let data = carries.then(|| ReadData::Lease(delivery.lease(core)));
+        self.answered(core, from, answer, data);
+    }
+
+    /// Hands an answer, of this node's master or another's, to the driver.
+    pub(crate) fn answered(&mut self, core: &mut Core, from: NodeId, answer: Answer, data: Option<ReadData>) {
+        let handle = data.map(|data| DataHandle(u64::from(self.arrived.insert(data))));
+        match self.driver.answer(core.now(), from, &answer, handle, &mut self.driver_actions) {
+            // The completion among the actions takes the data, unless it went another way than by this handle.
+            AnswerUse::Completed => {}
+            AnswerUse::Absorbed | AnswerUse::Stray => {
+                if let Some(handle) = handle {
+                    self.arrived.remove(handle.0 as u32);
+                }
+            }
+        }
+    }
+
+    /// The short way: the master of this node runs the driver's request without the transport (SPEC B1).
+    fn execute_here(&mut self, core: &mut Core, tag: Tag, request: Request) {
+        let source = match self.requests.get(tag.0 as u32) {
+            Some(kept) if request.operation == Operation::Write => {
+                kept.data.as_ref().map(|data| data.to_store())
+            }
+            _ => None,
+        };
+        self.admit(core, self.node, request, source, None);
+    }
+}

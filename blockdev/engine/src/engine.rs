@@ -1,0 +1,363 @@
+//! The engine: state, submission and the round.
+
+use crate::data::{ReadData, WriteData};
+use crate::disks::{Disk, OwnershipWish};
+use crate::master_side::{Answering, Running};
+use crate::slots::Slots;
+use blockdev_proto::driver::{Driver, DriverAction, DriverLimits, Submission, SubmitRefusal, Tag};
+use blockdev_proto::errno::BlockErrno;
+use blockdev_proto::geometry::{ByteRange, VolumeId};
+use blockdev_proto::mapping::{Mapping, MappingFault};
+use blockdev_proto::master::{Master, MasterAction, MasterLimits};
+use blockdev_proto::wire::{Message, Operation, PathBroken, RequestFlags, WireFault};
+use blockdev_store::DriveEnd;
+use std::collections::VecDeque;
+use transport_endpoint::{
+    Clients, Completion, Core, Data, Delivery, PeerEvent, PostRefusal, SendBuffer, SendRefusal,
+};
+use transport_proto::identity::{ClientId, Epoch, Incarnation, NodeId};
+use transport_proto::time::Time;
+
+/// A request of a client of this node.
+#[derive(Debug)]
+pub struct BlockIo {
+    /// The virtual disk.
+    pub volume: VolumeId,
+    /// What to do.
+    pub operation: Operation,
+    /// Wishes.
+    pub flags: RequestFlags,
+    /// Which bytes; [`ByteRange::EMPTY`] for a flush.
+    pub range: ByteRange,
+    /// Payload of a write, as long as the range; `None` for all else.
+    pub data: Option<WriteData>,
+    /// Comes back with the completion.
+    pub tag: u64,
+}
+
+/// A request was not taken; nothing happened.
+#[derive(Debug)]
+pub struct Refused {
+    /// The request, untouched.
+    pub io: BlockIo,
+    /// Why.
+    pub why: RefusedWhy,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedWhy {
+    /// Too many are pending; try again after a completion.
+    Full,
+    /// The request can never succeed.
+    Failed(BlockErrno),
+}
+
+/// The end of a request.
+#[derive(Debug)]
+pub struct BlockCompletion {
+    /// The client's name for it.
+    pub tag: u64,
+    /// What became of it; the bytes of a read.
+    pub result: Result<Option<ReadData>, BlockErrno>,
+    /// Time from submission to completion, nanoseconds.
+    pub nanos: u64,
+}
+
+/// News for the rest of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineEvent {
+    /// A node cannot reach a disk: the mapping must change.
+    PathBroken(PathBroken),
+    /// A newer mapping than ours exists somewhere.
+    FetchMapping {
+        /// The virtual disk.
+        volume: VolumeId,
+        /// A number that some master has.
+        seen: Epoch,
+    },
+    /// Nothing of the volume is under way any more (after a suspension).
+    Drained {
+        /// The virtual disk.
+        volume: VolumeId,
+        /// Number of the mapping under which it drained.
+        epoch: Epoch,
+    },
+    /// The configuration's number was used before; the next must lie above `persisted`.
+    EpochSpent {
+        /// The virtual disk.
+        volume: VolumeId,
+        /// The number found with the disk.
+        persisted: Epoch,
+    },
+    /// This node serves the volume from now on.
+    GateOpened {
+        /// The virtual disk.
+        volume: VolumeId,
+        /// The configuration number.
+        epoch: Epoch,
+    },
+    /// This node does not serve the volume any more.
+    GateClosed {
+        /// The virtual disk.
+        volume: VolumeId,
+        /// The configuration number that it served at.
+        epoch: Epoch,
+    },
+}
+
+/// A client's request while it is pending.
+#[derive(Debug)]
+pub(crate) struct ClientRequest {
+    pub(crate) tag: u64,
+    pub(crate) data: Option<WriteData>,
+    pub(crate) since: Time,
+}
+
+/// The block engine of one node.
+pub struct BlockEngine {
+    pub(crate) node: NodeId,
+    pub(crate) driver: Driver,
+    pub(crate) master: Master,
+    pub(crate) driver_actions: Vec<DriverAction>,
+    pub(crate) master_actions: Vec<MasterAction>,
+    pub(crate) requests: Slots<ClientRequest>,
+    pub(crate) arrived: Slots<ReadData>,
+    pub(crate) disks: Vec<Disk>,
+    /// What the disks reported in one round; kept for its memory.
+    pub(crate) ends: Vec<DriveEnd>,
+    pub(crate) wishes: Vec<OwnershipWish>,
+    pub(crate) wishes_due: Time,
+    pub(crate) running: Vec<Option<Running>>,
+    pub(crate) answering: VecDeque<Answering>,
+    pub(crate) completions: VecDeque<BlockCompletion>,
+    pub(crate) events: VecDeque<EngineEvent>,
+    pub(crate) wire_faults: u64,
+    pub(crate) last_wire_fault: Option<WireFault>,
+    acting: bool,
+}
+
+impl BlockEngine {
+    /// An engine without disks and mappings. `incarnation` is this life of the driver: it names requests in the
+    /// masters' duplicate tables.
+    pub fn new(node: NodeId, incarnation: Incarnation) -> BlockEngine {
+        BlockEngine {
+            node,
+            driver: Driver::new(node, incarnation, DriverLimits::default()),
+            master: Master::new(node, MasterLimits::default()),
+            driver_actions: Vec::with_capacity(64),
+            master_actions: Vec::with_capacity(64),
+            requests: Slots::default(),
+            arrived: Slots::default(),
+            disks: Vec::new(),
+            ends: Vec::new(),
+            wishes: Vec::new(),
+            wishes_due: Time(0),
+            running: Vec::new(),
+            answering: VecDeque::new(),
+            completions: VecDeque::new(),
+            events: VecDeque::new(),
+            wire_faults: 0,
+            last_wire_fault: None,
+            acting: false,
+        }
+    }
+
+    /// Takes the newest mapping of a volume for driver and master.
+    pub fn mapping(&mut self, core: &mut Core, mapping: &Mapping) -> Result<(), MappingFault> {
+        let now = core.now();
+        self.master.mapping(now, mapping, &mut self.master_actions)?;
+        self.driver.mapping(now, mapping, &mut self.driver_actions)?;
+        self.act(core);
+        Ok(())
+    }
+
+    /// Takes the newest list of members.
+    pub fn members(&mut self, members: &[NodeId]) {
+        self.master.members(members);
+    }
+
+    /// The newest mapping of a volume here.
+    pub fn mapping_of(&self, volume: VolumeId) -> Option<&Mapping> {
+        self.driver.mapping_of(volume)
+    }
+
+    /// Memory to build the payload of a write in. `NoMemory`: try again after a completion.
+    pub fn write_buffer(&mut self, core: &mut Core, length: usize) -> Result<SendBuffer, PostRefusal> {
+        core.allocate(length)
+    }
+
+    /// Takes a request. Its completion comes out of [`BlockEngine::next_completion`], never from within this call.
+    #[inline]
+    pub fn submit(&mut self, core: &mut Core, io: BlockIo) -> Result<(), Refused> {
+        let expected = if io.operation == Operation::Write { io.range.length as usize } else { 0 };
+        if io.data.as_ref().map_or(0, WriteData::len) != expected {
+            return Err(Refused { io, why: RefusedWhy::Failed(BlockErrno::Einval) });
+        }
+        let now = core.now();
+        let BlockIo { volume, operation, flags, range, data, tag } = io;
+        let number = self.requests.insert(ClientRequest { tag, data, since: now });
+        let submission = Submission { volume, operation, flags, range, tag: Tag(u64::from(number)) };
+        match self.driver.submit(now, &submission, &mut self.driver_actions) {
+            Ok(_) => {
+                self.act(core);
+                Ok(())
+            }
+            Err(refusal) => {
+                let data = self.requests.remove(number).and_then(|request| request.data);
+                let why = match refusal {
+                    SubmitRefusal::Full { .. } => RefusedWhy::Full,
+                    SubmitRefusal::NoMapping => RefusedWhy::Failed(BlockErrno::Enodev),
+                    SubmitRefusal::Invalid(errno) => RefusedWhy::Failed(errno),
+                };
+                Err(Refused { io: BlockIo { volume, operation, flags, range, data, tag }, why })
+            }
+        }
+    }
+
+    /// The next request that ended.
+    #[inline]
+    pub fn next_completion(&mut self) -> Option<BlockCompletion> {
+        self.completions.pop_front()
+    }
+
+    /// The next piece of news.
+    pub fn next_event(&mut self) -> Option<EngineEvent> {
+        self.events.pop_front()
+    }
+
+    /// One round: what the disks have finished, what is due by time. Returns how much was found; 0 = idle.
+    #[inline]
+    pub fn poll(&mut self, core: &mut Core) -> usize {
+        let now = core.now();
+        let found = self.poll_disks(core);
+        self.pursue_wishes(core);
+        if now >= self.driver.next_deadline() {
+            self.driver.timer(now, &mut self.driver_actions);
+        }
+        if now >= self.master.next_deadline() {
+            self.master.timer(now, &mut self.master_actions);
+        }
+        self.act(core);
+        if !self.answering.is_empty() {
+            self.send_answers(core);
+        }
+        self.kick_disks();
+        found
+    }
+
+    /// When the engine wants a round though nothing has arrived.
+    pub fn next_deadline(&self, now: Time) -> Time {
+        let soon = |wanted: bool| {
+            if wanted { now + core::time::Duration::from_millis(1) } else { Time::NEVER }
+        };
+        let wish = soon(!self.wishes.is_empty());
+        let answers = soon(!self.answering.is_empty());
+        self.driver.next_deadline().min(self.master.next_deadline()).min(wish).min(answers)
+    }
+
+    /// Prepares to sleep; `false`: a disk has finished something, poll again.
+    pub fn arm(&mut self) -> bool {
+        self.completions.is_empty() && self.disks.iter_mut().all(Disk::arm)
+    }
+
+    /// Carries out what the machines want, until they want nothing more. What is asked for from within is carried
+    /// out by the outermost call, in order.
+    pub(crate) fn act(&mut self, core: &mut Core) {
+        if self.acting {
+            return;
+        }
+        self.acting = true;
+        while !(self.driver_actions.is_empty() && self.master_actions.is_empty()) {
+            let mut actions = core::mem::take(&mut self.driver_actions);
+            for action in actions.drain(..) {
+                self.do_driver(core, action);
+            }
+            restore(&mut self.driver_actions, actions);
+            let mut actions = core::mem::take(&mut self.master_actions);
+            for action in actions.drain(..) {
+                self.do_master(core, action);
+            }
+            restore(&mut self.master_actions, actions);
+        }
+        self.acting = false;
+    }
+
+    /// Sends a message that is its control part only; `false`: no credit, or no such peer now.
+    pub(crate) fn send_control(&mut self, core: &mut Core, to: NodeId, message: &Message) -> bool {
+        let encoded = message.encode();
+        let sent =
+            core.send(to, ClientId::BLOCK, encoded.as_bytes(), Data::Empty, transport_endpoint::Tag::SILENT);
+        sent.is_ok()
+    }
+}
+
+/// Puts an emptied list back in place, keeping its memory, in front of what came meanwhile.
+fn restore<T>(place: &mut Vec<T>, mut emptied: Vec<T>) {
+    emptied.append(place);
+    *place = emptied;
+}
+
+/// The engine as a client of the transport. A program with more clients than this one forwards
+/// [`ClientId::BLOCK`]'s call-backs here.
+impl Clients for BlockEngine {
+    fn deliver(&mut self, core: &mut Core, delivery: Delivery<'_>) {
+        let from = delivery.from;
+        match Message::parse(delivery.control) {
+            Ok(Message::Request(request)) => self.on_request(core, request, delivery),
+            Ok(Message::Answer(answer)) => self.on_answer(core, from, answer, delivery),
+            Ok(Message::Attach(attach)) => self.master.attach(from, &attach, &mut self.master_actions),
+            Ok(Message::Attached(attached)) => {
+                self.driver.attached(core.now(), from, &attached, &mut self.driver_actions);
+            }
+            Ok(Message::PathBroken(report)) => self.events.push_back(EngineEvent::PathBroken(report)),
+            Err(fault) => self.wire_fault(from, fault),
+        }
+        self.act(core);
+    }
+
+    fn complete(&mut self, _core: &mut Core, _completion: Completion) {}
+
+    fn peer(&mut self, core: &mut Core, event: PeerEvent) {
+        let (now, actions) = (core.now(), &mut self.driver_actions);
+        match event {
+            PeerEvent::Up { node, .. } => {
+                self.driver.peer_up(now, node, actions);
+                self.driver.writable(now, node, u32::MAX, actions);
+            }
+            PeerEvent::Restarted { node, .. } => {
+                self.driver.peer_restarted(now, node, actions);
+                self.driver.writable(now, node, u32::MAX, actions);
+                self.forget_answers(node);
+            }
+            PeerEvent::Gone { node } => {
+                self.driver.peer_gone(now, node, actions);
+                self.forget_answers(node);
+            }
+            PeerEvent::Reachable { node } => self.driver.writable(now, node, u32::MAX, actions),
+            PeerEvent::Unreachable { .. } => {}
+        }
+        self.act(core);
+    }
+
+    fn writable(&mut self, core: &mut Core, node: NodeId, _client: ClientId) {
+        self.send_answers(core);
+        self.driver.writable(core.now(), node, u32::MAX, &mut self.driver_actions);
+        self.act(core);
+    }
+}
+
+impl BlockEngine {
+    pub(crate) fn wire_fault(&mut self, from: NodeId, fault: WireFault) {
+        self.wire_faults += 1;
+        if self.last_wire_fault != Some(fault) {
+            tracing::warn!(from = from.0, ?fault, "not a block message; run one release on all nodes");
+        }
+        self.last_wire_fault = Some(fault);
+    }
+}
+
+/// Whether a refusal of the transport will be followed by another chance for the same peer.
+pub(crate) fn passes(refusal: SendRefusal) -> bool {
+    matches!(refusal, SendRefusal::NoCredit | SendRefusal::NotConnected)
+}

@@ -1,0 +1,287 @@
+//! What the master wants done: requests on disks, answers to drivers, gates and ownership.
+
+use crate::data::ReadData;
+use crate::disks::OwnershipWish;
+use crate::engine::{BlockEngine, EngineEvent, passes};
+use blockdev_proto::errno::BlockErrno;
+use blockdev_proto::geometry::{DiskId, VolumeId};
+use blockdev_proto::master::{Admission, MasterAction, Reply, Token};
+use blockdev_proto::wire::{Answer, Message, Operation, Request, RequestFlags, Verdict};
+use blockdev_store::{DriveEnd, DriveIo, DriveOperation, ReadTarget, Returned, SubmitRefusal, WriteSource};
+use std::sync::Arc;
+use transport_endpoint::{BufferHome, Core, Data, Delivery, LeaseTicket, PostRefusal, SendBuffer};
+use transport_proto::identity::{ClientId, NodeId};
+
+/// A request that runs on a disk of this node.
+#[derive(Debug)]
+pub(crate) struct Running {
+    token: Token,
+    to: NodeId,
+    /// Where a read's memory lies.
+    home: Option<BufferHome>,
+    /// Credit of the lease whose memory a write is taken from; given back when it ends.
+    ticket: Option<LeaseTicket>,
+}
+
+/// An answer that the transport has not taken yet.
+#[derive(Debug)]
+pub(crate) struct Answering {
+    to: NodeId,
+    answer: Answer,
+    data: Data<'static>,
+}
+
+impl BlockEngine {
+    pub(crate) fn on_request(&mut self, core: &mut Core, request: Request, delivery: Delivery<'_>) {
+        let from = delivery.from;
+        if let Err(fault) = request.check_data_length(delivery.data().len()) {
+            return self.wire_fault(from, fault);
+        }
+        if request.operation != Operation::Write {
+            return self.admit(core, from, request, None, None);
+        }
+        let (source, ticket) = match delivery.lease(core).into_shared() {
+            Ok((chunk, ticket)) => (WriteSource::whole(chunk), Some(ticket)),
+            // A write so small that it travelled in the frame.
+            Err(lease) => {
+                let bytes = Arc::new(lease.as_ref().to_vec());
+                let length = bytes.len();
+                (WriteSource::Caller(bytes, 0..length), None)
+            }
+        };
+        self.admit(core, from, request, Some(source), ticket);
+    }
+
+    /// Asks the master about a request, and runs it or answers it.
+    pub(crate) fn admit(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        request: Request,
+        source: Option<WriteSource>,
+        ticket: Option<LeaseTicket>,
+    ) {
+        match self.master.admit(core.now(), from, &request) {
+            Admission::Execute(token) => self.execute(core, from, token, request, source, ticket),
+            Admission::Answer(answer) => self.reply(core, Reply { to: from, answer }, None),
+            Admission::Drop => {}
+        }
+    }
+
+    fn execute(
+        &mut self,
+        core: &mut Core,
+        to: NodeId,
+        token: Token,
+        request: Request,
+        source: Option<WriteSource>,
+        ticket: Option<LeaseTicket>,
+    ) {
+        let (operation, home) = match self.operation(core, to, &request, source) {
+            Ok(prepared) => prepared,
+            Err(errno) => return self.executed(core, token, to, Err(errno), None),
+        };
+        let running = Running { token, to, home, ticket };
+        let index = token.index as usize;
+        if self.running.len() <= index {
+            self.running.resize_with(index + 1, || None);
+        }
+        self.running[index] = Some(running);
+        let io = DriveIo { tag: u64::from(token.index), offset_bytes: request.range.offset, operation };
+        self.run(core, request.volume, io);
+    }
+
+    /// The request as the store knows it. Memory for a read is taken where the reader will find the bytes.
+    fn operation(
+        &mut self,
+        core: &mut Core,
+        to: NodeId,
+        request: &Request,
+        source: Option<WriteSource>,
+    ) -> Result<(DriveOperation, Option<BufferHome>), BlockErrno> {
+        let length_bytes = u64::from(request.range.length);
+        let fua = request.flags.contains(RequestFlags::FUA);
+        let may_unmap = !request.flags.contains(RequestFlags::NO_UNMAP);
+        Ok(match request.operation {
+            Operation::Read => {
+                let length = request.range.length as usize;
+                let reserved = if to == self.node {
+                    core.allocate(length)
+                } else {
+                    core.reserve(to, ClientId::BLOCK, length)
+                };
+                match reserved {
+                    Ok(buffer) => {
+                        let (chunk, home) = buffer.into_parts();
+                        (DriveOperation::Read(ReadTarget::Chunk(chunk)), Some(home))
+                    }
+                    // The reader holds all of its memory; the heap bridges the gap, bounded by the window.
+                    Err(PostRefusal::NoMemory | PostRefusal::Full | PostRefusal::NotConnected) => {
+                        (DriveOperation::Read(ReadTarget::Bytes(vec![0; length])), None)
+                    }
+                    Err(PostRefusal::TooLarge) => return Err(BlockErrno::Eoverflow),
+                }
+            }
+            Operation::Write => match source {
+                Some(source) => (DriveOperation::Write { source, fua }, None),
+                None => return Err(BlockErrno::Einval),
+            },
+            Operation::Flush => (DriveOperation::Flush, None),
+            Operation::Discard => (DriveOperation::Discard { length_bytes }, None),
+            Operation::WriteZeroes => (DriveOperation::WriteZeroes { length_bytes, may_unmap, fua }, None),
+        })
+    }
+
+    /// Gives a request to the disk that serves the volume here.
+    fn run(&mut self, core: &mut Core, volume: VolumeId, io: DriveIo) {
+        let index = io.tag as usize;
+        let Some(disk) = self.disks.iter_mut().find(|disk| disk.volume == volume) else {
+            return self.fail(core, index, BlockErrno::Enodev);
+        };
+        match disk.drive.submit(io) {
+            Ok(Some(end)) => self.ended(core, end),
+            Ok(None) => {}
+            Err((SubmitRefusal::Full { .. }, io)) => disk.waiting.push_back(io),
+            Err((SubmitRefusal::ReadOnly, _)) => self.fail(core, index, BlockErrno::Erofs),
+            Err((SubmitRefusal::NotOwned, _)) => self.fail(core, index, BlockErrno::Enodev),
+            Err((_, _)) => self.fail(core, index, BlockErrno::Einval),
+        }
+    }
+
+    fn fail(&mut self, core: &mut Core, index: usize, errno: BlockErrno) {
+        if let Some(running) = self.running.get_mut(index).and_then(Option::take) {
+            self.executed(core, running.token, running.to, Err(errno), None);
+        }
+    }
+
+    /// A disk is done with a request.
+    pub(crate) fn ended(&mut self, core: &mut Core, end: DriveEnd) {
+        let Some(running) = self.running.get_mut(end.tag as usize).and_then(Option::take) else { return };
+        let result = end.result.map_err(|fault| BlockErrno::from_linux(fault.errno()));
+        let data = match (result.is_ok(), end.memory) {
+            (true, Returned::Read(target)) => Some((target, running.home)),
+            _ => None,
+        };
+        drop(running.ticket);
+        self.executed(core, running.token, running.to, result, data);
+    }
+
+    fn executed(
+        &mut self,
+        core: &mut Core,
+        token: Token,
+        to: NodeId,
+        result: Result<(), BlockErrno>,
+        data: Option<(ReadTarget, Option<BufferHome>)>,
+    ) {
+        let reply = self.master.executed(core.now(), token, result, &mut self.master_actions);
+        debug_assert!(reply.is_none_or(|reply| reply.to == to));
+        if let Some(reply) = reply {
+            let data = if reply.answer.verdict == Verdict::Done { data } else { None };
+            self.reply(core, reply, data);
+        }
+    }
+
+    fn reply(&mut self, core: &mut Core, reply: Reply, data: Option<(ReadTarget, Option<BufferHome>)>) {
+        if reply.to == self.node {
+            let data = data.map(|(target, _)| ReadData::Local(target));
+            self.answered(core, reply.to, reply.answer, data);
+            return self.act(core);
+        }
+        let data = match data {
+            Some((ReadTarget::Chunk(chunk), Some(home))) => {
+                Some(Data::Reserved(SendBuffer::from_parts(chunk, home)))
+            }
+            Some((ReadTarget::Chunk(chunk), None)) => Some(Data::Shared(chunk.share())),
+            Some((ReadTarget::Bytes(bytes), _)) => Some(Data::Caller(Arc::new(bytes))),
+            None => None,
+        };
+        self.send_answer(core, reply.to, reply.answer, data.unwrap_or(Data::Empty));
+    }
+
+    /// Sends an answer, or keeps it until the transport takes it. Bounded by the requests that may run and by the
+    /// window of each peer: a peer without credit has that many answers outstanding and sends no more requests.
+    fn send_answer(&mut self, core: &mut Core, to: NodeId, answer: Answer, data: Data<'static>) {
+        let control = Message::Answer(answer).encode();
+        let tag = transport_endpoint::Tag::SILENT;
+        match core.send(to, ClientId::BLOCK, control.as_bytes(), data, tag) {
+            Ok(()) => {}
+            Err((refusal, data)) if passes(refusal) => {
+                self.answering.push_back(Answering { to, answer, data });
+            }
+            // The peer is gone for good; its driver asks another master, or this one in another life.
+            Err(_) => {}
+        }
+    }
+
+    /// Sends answers that were kept, each peer's in order.
+    pub(crate) fn send_answers(&mut self, core: &mut Core) {
+        for _ in 0..self.answering.len() {
+            let Some(Answering { to, answer, data }) = self.answering.pop_front() else { return };
+            self.send_answer(core, to, answer, data);
+        }
+    }
+
+    /// A peer's old life is gone, and with it whoever waited for these.
+    pub(crate) fn forget_answers(&mut self, node: NodeId) {
+        self.answering.retain(|answering| answering.to != node);
+    }
+
+    // --- gates and ownership ---
+
+    pub(crate) fn do_master(&mut self, core: &mut Core, action: MasterAction) {
+        match action {
+            MasterAction::TakeOwnership { volume, disk } => self.wish(OwnershipWish::Take { volume, disk }),
+            MasterAction::ReleaseOwnership { volume, disk } => {
+                self.wish(OwnershipWish::Release { volume, disk })
+            }
+            MasterAction::PersistEpoch { volume, disk, epoch } => {
+                self.persist_epoch(core, volume, disk, epoch)
+            }
+            MasterAction::GateOpened { volume, epoch } => {
+                self.events.push_back(EngineEvent::GateOpened { volume, epoch });
+            }
+            MasterAction::GateClosed { volume, epoch } => {
+                self.events.push_back(EngineEvent::GateClosed { volume, epoch });
+            }
+            MasterAction::AnswerAttached { to, attached } if to == self.node => {
+                self.driver.attached(core.now(), to, &attached, &mut self.driver_actions);
+            }
+            MasterAction::AnswerAttached { to, attached } => {
+                // Lost for want of credit, it is asked for again.
+                self.send_control(core, to, &Message::Attached(attached));
+            }
+            MasterAction::ReportPathBroken(report) => self.events.push_back(EngineEvent::PathBroken(report)),
+            MasterAction::EpochSpent { volume, persisted } => {
+                self.events.push_back(EngineEvent::EpochSpent { volume, persisted });
+            }
+        }
+    }
+
+    /// A newer wish about a disk replaces an older one that was not fulfilled yet.
+    fn wish(&mut self, wish: OwnershipWish) {
+        let disk = wish.disk();
+        self.wishes.retain(|known| known.disk() != disk);
+        self.wishes.push(wish);
+    }
+
+    fn persist_epoch(
+        &mut self,
+        core: &mut Core,
+        volume: VolumeId,
+        disk: DiskId,
+        epoch: transport_proto::identity::Epoch,
+    ) {
+        let now = core.now();
+        let persisted = match self.disk(disk) {
+            Some(disk) => disk.drive.persist_epoch(epoch.0).map_err(|refusal| {
+                tracing::error!(volume = volume.0, "cannot persist the fencing number: {refusal}");
+            }),
+            None => Err(()),
+        };
+        match persisted {
+            Ok(()) => self.master.epoch_persisted(now, volume, epoch, &mut self.master_actions),
+            Err(()) => self.master.store_failed(now, volume, BlockErrno::Eio, &mut self.master_actions),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The endpoint as a client's call-back sees it: send, reserve, look at peers. Everything here runs on the reactor's
+//! thread and returns at once.
+
+use crate::client::{Completion, Outcome, PeerEvent, Tag};
+use crate::lifecycle::Handshaking;
+use crate::message::{Data, Outgoing, SendBuffer};
+use crate::peer::Peer;
+use crate::plan::ProviderKind;
+use crate::providers::{Providers, Wire};
+use crate::verdicts::VerdictBoard;
+use std::collections::HashMap;
+use std::sync::Arc;
+use transport_buf::ledger::LeaseLedger;
+use transport_buf::{Chunk, Slab};
+use transport_proto::cluster_key::ClusterKey;
+use transport_proto::identity::{ClientId, Epoch, Incarnation, NodeId, Path, Sequence};
+use transport_proto::session::SendRefusal;
+use transport_proto::time::Time;
+use transport_proto::wire::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, FRAGMENT_EXTENSION_BYTES, FragmentExtension};
+use transport_provider::{INLINE_BYTES_MAX, Payload, PayloadSlice, PostRefusal};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::{U16, U32};
+
+/// Who owns a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Nobody: being closed.
+    Nobody,
+    /// A rail of a peer: positions in `peers` and `rails`.
+    Rail { peer: usize, rail: usize },
+    /// Handshaking as listener; the peer is not known yet.
+    Stranger,
+}
+
+/// What the clients are to be told, in order, once nothing of the endpoint is borrowed.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    Complete(Completion),
+    Peer(PeerEvent),
+    Writable(NodeId, ClientId),
+}
+
+/// The endpoint without its clients and its sleep.
+pub struct Core {
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) epoch: Epoch,
+    pub(crate) key: ClusterKey,
+    pub(crate) providers: Providers,
+    pub(crate) peers: Vec<Peer>,
+    /// Position in `peers` by node id; `u16::MAX` = none.
+    pub(crate) peer_at: Vec<u16>,
+    /// Owner by provider and connection slot.
+    pub(crate) owners: [Vec<(Option<Wire>, Owner)>; 2],
+    pub(crate) handshakes: HashMap<Wire, Handshaking>,
+    pub(crate) clients: u32,
+    pub(crate) notices: Vec<Notice>,
+    /// The delivery under way was turned into a lease.
+    pub(crate) leased: bool,
+    pub(crate) now: Time,
+    pub(crate) local: Slab,
+    pub(crate) verdicts: Arc<VerdictBoard>,
+    pub(crate) rails_deadline: Time,
+    pub(crate) faults: crate::lifecycle::HandshakeFaults,
+    pub(crate) listeners: Vec<crate::lifecycle::Listener>,
+}
+
+impl Core {
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// This node's life.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The time of this round of the reactor, nanoseconds since the endpoint was made.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The configuration number in force.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    #[inline]
+    pub(crate) fn position(&self, node: NodeId) -> Option<usize> {
+        match self.peer_at.get(usize::from(node.0)) {
+            Some(&at) if at != u16::MAX => Some(usize::from(at)),
+            _ => None,
+        }
+    }
+
+    /// The present life of a peer, once one was met.
+    pub fn peer_incarnation(&self, node: NodeId) -> Option<Incarnation> {
+        self.peers[self.position(node)?].session.peer_incarnation()
+    }
+
+    /// Whether a rail to the peer is up.
+    pub fn is_reachable(&self, node: NodeId) -> bool {
+        self.position(node).is_some_and(|at| self.peers[at].reachable)
+    }
+
+    /// Whether a message to this node would be taken now; a refusal for want of credit is followed by the client's
+    /// *writable* call-back.
+    pub fn may_send(&mut self, to: NodeId, client: ClientId) -> Result<(), SendRefusal> {
+        let at = self.position(to).ok_or(SendRefusal::NoPeer)?;
+        self.peers[at].session.may_send(client)
+    }
+
+    /// Sends a message: `control` (at most [`CONTROL_BYTES_MAX`] bytes) and `data` (at most [`DATA_BYTES_MAX`]) to
+    /// `client` on node `to`. The completion bears `tag`; until then the data's memory stays lent. A refusal gives
+    /// the data back and leaves no trace.
+    pub fn send<'d>(
+        &mut self,
+        to: NodeId,
+        client: ClientId,
+        control: &[u8],
+        data: Data<'d>,
+        tag: Tag,
+    ) -> Result<(), (SendRefusal, Data<'d>)> {
+        let Some(at) = self.position(to) else { return Err((SendRefusal::NoPeer, data)) };
+        let data_length = data.len();
+        if control.len() > CONTROL_BYTES_MAX || data_length > DATA_BYTES_MAX {
+            return Err((SendRefusal::TooLarge, data));
+        }
+        if let Err(refusal) = self.peers[at].session.may_send(client) {
+            return Err((refusal, data));
+        }
+        let outgoing = self.outgoing(at, client, control, data, tag);
+        let session = &mut self.peers[at].session;
+        let sequence = session.send(client, outgoing, control.len(), data_length);
+        let fragments = session.routes().fragments(data_length);
+        for fragment in 0..fragments {
+            self.post(at, client, sequence, fragment);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn outgoing(
+        &mut self,
+        at: usize,
+        client: ClientId,
+        control: &[u8],
+        data: Data<'_>,
+        tag: Tag,
+    ) -> Outgoing {
+        match data {
+            Data::Empty => Outgoing::new(control, &[], Payload::Empty, None, tag),
+            Data::Copy(bytes) if control.len() + bytes.len() <= INLINE_BYTES_MAX => {
+                Outgoing::new(control, bytes, Payload::Empty, None, tag)
+            }
+            Data::Copy(bytes) => match self.reserve_at(at, client, bytes.len()) {
+                Ok(mut buffer) => {
+                    buffer.as_mut().copy_from_slice(bytes);
+                    Core::reserved(control, buffer, tag)
+                }
+                // No chunk is free: the heap bridges the gap, bounded by the window.
+                Err(_) => Outgoing::new(control, &[], Payload::Caller(Arc::new(bytes.to_vec())), None, tag),
+            },
+            Data::Reserved(buffer) => Core::reserved(control, buffer, tag),
+            Data::Shared(chunk) => Outgoing::new(control, &[], Payload::Shared(chunk), None, tag),
+            Data::Caller(bytes) => Outgoing::new(control, &[], Payload::Caller(bytes), None, tag),
+        }
+    }
+
+    fn reserved(control: &[u8], buffer: SendBuffer, tag: Tag) -> Outgoing {
+        let payload = match buffer.placed {
+            Some(_) => Payload::Placed(buffer.chunk.place()),
+            None => Payload::Shared(buffer.chunk.share()),
+        };
+        Outgoing::new(control, &[], payload, buffer.placed, tag)
+    }
+
+    /// Memory to build `length` bytes of data in: where the provider can, the very memory in which the peer will
+    /// find them. Not bound to be sent; dropping it gives it back.
+    pub fn reserve(
+        &mut self,
+        to: NodeId,
+        client: ClientId,
+        length: usize,
+    ) -> Result<SendBuffer, PostRefusal> {
+        let at = self.position(to).ok_or(PostRefusal::NotConnected)?;
+        self.reserve_at(at, client, length)
+    }
+
+    fn reserve_at(&mut self, at: usize, client: ClientId, length: usize) -> Result<SendBuffer, PostRefusal> {
+        let peer = &mut self.peers[at];
+        let routes = peer.session.routes_mut();
+        if routes.fragments(length) == 1
+            && let Some(path) = routes.choose(client, 0, 1)
+            && let Some(wire) = peer.wires[path.index()]
+            && wire.kind == ProviderKind::Shm
+        {
+            let chunk = self.providers.reserve(wire, length)?;
+            return Ok(SendBuffer { chunk, placed: Some(path) });
+        }
+        self.allocate(length)
+    }
+
+    /// Memory of this node, for data that goes to more than one place or nowhere yet.
+    pub fn allocate(&mut self, length: usize) -> Result<SendBuffer, PostRefusal> {
+        match self.local.allocate(length) {
+            Ok(chunk) => Ok(SendBuffer { chunk, placed: None }),
+            Err(transport_buf::SlabRefusal::Exhausted) => Err(PostRefusal::NoMemory),
+            Err(transport_buf::SlabRefusal::TooLarge { .. }) => Err(PostRefusal::TooLarge),
+        }
+    }
+
+    /// A chunk of this node's memory, see [`Core::allocate`].
+    pub fn allocate_chunk(&mut self, length: usize) -> Result<Chunk, PostRefusal> {
+        self.allocate(length).map(|buffer| buffer.chunk)
+    }
+
+    /// Posts one fragment of a kept message if a rail will take it; otherwise it stays kept and is posted later.
+    #[inline]
+    pub(crate) fn post(&mut self, at: usize, client: ClientId, sequence: Sequence, fragment: u8) -> bool {
+        let peer = &mut self.peers[at];
+        let prefer = match peer.session.peek(client).and_then(|stream| stream.send.get(sequence)) {
+            Some(kept) => kept.message.placed,
+            None => return false,
+        };
+        let Some(frame) = peer.session.prepare(client, sequence, fragment, prefer) else { return false };
+        let (path, message) = (frame.path, frame.message);
+        let Some(wire) = peer.wires[path.index()] else { return false };
+        let posted = match frame.fragment {
+            None => {
+                let data = PayloadSlice { payload: &message.payload, range: 0..message.payload.len() };
+                self.providers.post(wire, &frame.header, message.control(), message.inline(), data)
+            }
+            Some((index, count)) => {
+                let extension = FragmentExtension {
+                    index: U16::new(u16::from(index)),
+                    count: U16::new(u16::from(count)),
+                    offset: U32::new(frame.range.start as u32),
+                    message_length: U32::new(message.payload.len() as u32),
+                    reserved: U32::ZERO,
+                };
+                let mut control = [0; FRAGMENT_EXTENSION_BYTES + CONTROL_BYTES_MAX];
+                control[..FRAGMENT_EXTENSION_BYTES].copy_from_slice(extension.as_bytes());
+                let length = usize::from(frame.header.control_length.get());
+                control[FRAGMENT_EXTENSION_BYTES..length]
+                    .copy_from_slice(&message.control()[..length - FRAGMENT_EXTENSION_BYTES]);
+                let data = PayloadSlice { payload: &message.payload, range: frame.range.clone() };
+                self.providers.post(wire, &frame.header, &control[..length], &[], data)
+            }
+        };
+        match posted {
+            Ok(()) => {
+                peer.session.posted(client, sequence, fragment, path);
+                true
+            }
+            Err(_) => {
+                // Full, no memory, or a rail whose end is not reported yet: each is followed by another attempt.
+                peer.stalled = true;
+                false
+            }
+        }
+    }
+
+    /// Posts what no rail has taken yet, as far as rails take it now.
+    pub(crate) fn pump(&mut self, at: usize) {
+        self.peers[at].stalled = false;
+        for client in 0..transport_proto::identity::CLIENTS_MAX as u16 {
+            let client = ClientId(client);
+            let mut from = (Sequence(0), 0);
+            while let Some((sequence, fragment)) = self.peers[at].session.next_unposted(client, from) {
+                if !self.post(at, client, sequence, fragment) {
+                    break;
+                }
+                from = (sequence, fragment);
+            }
+        }
+    }
+
+    /// Opens a client: from now on messages for it are taken. Registered clients stay for the endpoint's life.
+    pub fn open_client(&mut self, client: ClientId) {
+        assert!(usize::from(client.0) < transport_proto::identity::CLIENTS_MAX, "no such client number");
+        self.clients |= 1 << client.0;
+        for peer in &mut self.peers {
+            peer.session.open(client);
+        }
+    }
+
+    /// Enters a lease for the message that is being delivered. There is an entry per credit, so one is free; if a
+    /// new life of the peer has begun meanwhile, the lease counts against nobody.
+    pub(crate) fn enter_lease(&mut self, at: usize, client: ClientId) -> Option<(Arc<LeaseLedger>, u16)> {
+        let peer = &mut self.peers[at];
+        let ledger = &peer.ledgers[usize::from(client.0)];
+        let hint = peer.session.counters().messages_delivered as usize;
+        let entry = ledger.enter(self.now.0, hint)?;
+        self.leased = true;
+        peer.lending |= 1 << client.0;
+        Some((ledger.clone(), entry))
+    }
+
+    /// Tells sessions what has been given back since the last round.
+    #[inline]
+    pub(crate) fn collect_leases(&mut self) {
+        for peer in &mut self.peers {
+            let mut bits = peer.lending;
+            while bits != 0 {
+                let client = bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let released = peer.ledgers[client].released();
+                let fresh = released.wrapping_sub(peer.told[client]);
+                if fresh > 0 {
+                    peer.told[client] = released;
+                    peer.session.release(self.now, ClientId(client as u16), fresh);
+                    let held = peer
+                        .session
+                        .peek(ClientId(client as u16))
+                        .map_or(0, |stream| stream.receive.leased());
+                    if held == 0 {
+                        peer.lending &= !(1 << client);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether any client holds a lease.
+    pub(crate) fn lends(&self) -> bool {
+        self.peers.iter().any(|peer| peer.lending != 0)
+    }
+
+    pub(crate) fn notice_unknown(&mut self, to: NodeId, client: ClientId, tag: Tag) {
+        if tag != Tag::SILENT {
+            let completion = Completion { client, to, tag, outcome: Outcome::Unknown };
+            self.notices.push(Notice::Complete(completion));
+        }
+    }
+
+    /// Path of the rail that carries a link's data to a peer now; for `status`.
+    pub fn active_paths(&self, node: NodeId) -> Vec<Path> {
+        let Some(at) = self.position(node) else { return Vec::new() };
+        let routes = self.peers[at].session.routes();
+        let links = (0..transport_proto::identity::LINKS_MAX as u8).map(transport_proto::identity::LinkId);
+        links.filter_map(|link| routes.active(link).map(|rail| Path { link, rail })).collect()
+    }
+}

@@ -1,0 +1,355 @@
+//! The endpoint: clients, core, and the loop that drives them.
+
+use crate::client::Clients;
+use crate::core::Core;
+use crate::dispatch;
+use crate::inbox::Inbox;
+use crate::plan::ProviderKind;
+use crate::providers::{Providers, WAKER_TOKEN};
+use crate::spin::{Idle, Spin, SpinSettings};
+use crate::verdicts::VerdictBoard;
+use core::fmt;
+use core::time::Duration;
+use mio::event::Event;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+use transport_buf::{RegionError, Slab, SlabLayout};
+use transport_proto::cluster_key::ClusterKey;
+use transport_proto::identity::{ClientId, Epoch, Incarnation, NodeId};
+use transport_proto::time::Time;
+use transport_shm::ShmProvider;
+use transport_tcp::{TcpOptions, TcpProvider};
+
+/// How an endpoint is made.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// This node.
+    pub node: NodeId,
+    /// This life of it.
+    pub incarnation: Incarnation,
+    /// Secret that all nodes share.
+    pub key: ClusterKey,
+    /// Clients to open at once.
+    pub clients: Vec<ClientId>,
+    /// How it waits.
+    pub spin: SpinSettings,
+    /// Cut of this node's own memory (messages to socket rails and striped ones are built in it).
+    pub local_memory: SlabLayout,
+    /// Cut of the memory that each shared memory rail grants to its peer.
+    pub shm: SlabLayout,
+    /// TCP rails.
+    pub tcp: TcpOptions,
+}
+
+impl EndpointConfig {
+    /// A configuration with the defaults of everything that has one.
+    pub fn new(node: NodeId, incarnation: Incarnation, key: ClusterKey) -> EndpointConfig {
+        EndpointConfig {
+            node,
+            incarnation,
+            key,
+            clients: vec![ClientId::MEMBERSHIP, ClientId::BLOCK, ClientId::USER],
+            spin: SpinSettings::default(),
+            local_memory: SlabLayout::default(),
+            shm: SlabLayout::default(),
+            tcp: TcpOptions::default(),
+        }
+    }
+}
+
+/// Why an endpoint could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// No event queue, waker or descriptor to be had.
+    System(io::Error),
+    /// Not enough shared memory.
+    Memory(RegionError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::System(_) => {
+                write!(f, "cannot start the transport: raise the limit of open files (ulimit -n)")
+            }
+            StartError::Memory(_) => write!(f, "cannot start the transport: not enough shared memory"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StartError::System(source) => Some(source),
+            StartError::Memory(source) => Some(source),
+        }
+    }
+}
+
+/// The cluster transport interface of one node (doc alias: CTI). Driven by the thread that owns it.
+///
+/// The loop, by the owner or by [`Endpoint::run_once`]: [`Endpoint::poll`] for one round of work; when a round was
+/// idle ask [`Endpoint::idle`] what to do; before sleeping [`Endpoint::arm`], then [`Endpoint::sleep`].
+/// Other sources of events of the same thread (sockets of surfaces, disks) register with [`Endpoint::registry`] under
+/// tokens from [`crate::FIRST_FREE_TOKEN`] on.
+#[doc(alias = "CTI")]
+pub struct Endpoint<C: Clients> {
+    core: Core,
+    clients: C,
+    mio: mio::Poll,
+    events: mio::Events,
+    waker: Arc<mio::Waker>,
+    inbox: Inbox,
+    spin: Spin,
+    started: Instant,
+    rounds: u32,
+}
+
+/// Rounds of spinning between two looks at the operating system's event queue (0.3 µs each).
+const ROUNDS_PER_LOOK: u32 = 64;
+/// Longest sleep while leases are out: a lease dropped by another thread returns its credit by then.
+const LEASE_SLEEP_MAX: Duration = Duration::from_millis(1);
+/// Longest sleep at all.
+const SLEEP_MAX: Duration = Duration::from_millis(500);
+
+impl<C: Clients> Endpoint<C> {
+    /// Makes an endpoint without peers.
+    pub fn new(config: EndpointConfig, clients: C) -> Result<Endpoint<C>, StartError> {
+        let mio = mio::Poll::new().map_err(StartError::System)?;
+        let waker = Arc::new(mio::Waker::new(mio.registry(), WAKER_TOKEN).map_err(StartError::System)?);
+        let verdicts = Arc::new(VerdictBoard::default());
+        verdicts.set_waker(waker.clone());
+        let mut providers = Providers {
+            shm: ShmProvider::new(config.shm),
+            tcp: TcpProvider::new(config.tcp).map_err(StartError::Memory)?,
+        };
+        providers.attach(mio.registry()).map_err(StartError::System)?;
+        let mut core = Core {
+            node: config.node,
+            incarnation: config.incarnation,
+            epoch: Epoch(0),
+            key: config.key,
+            providers,
+            peers: Vec::new(),
+            peer_at: Vec::new(),
+            owners: [Vec::new(), Vec::new()],
+            handshakes: HashMap::new(),
+            clients: 0,
+            notices: Vec::with_capacity(64),
+            leased: false,
+            now: Time(1),
+            local: Slab::create(config.local_memory).map_err(StartError::Memory)?,
+            verdicts,
+            rails_deadline: Time(0),
+            faults: Default::default(),
+            listeners: Vec::new(),
+        };
+        for client in config.clients {
+            core.open_client(client);
+        }
+        Ok(Endpoint {
+            core,
+            clients,
+            mio,
+            events: mio::Events::with_capacity(256),
+            waker,
+            inbox: Inbox::default(),
+            spin: Spin::new(config.spin),
+            started: Instant::now(),
+            rounds: 0,
+        })
+    }
+
+    /// What call-backs see.
+    pub fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    /// The clients.
+    pub fn clients(&mut self) -> &mut C {
+        &mut self.clients
+    }
+
+    /// Both at once.
+    pub fn parts(&mut self) -> (&mut Core, &mut C) {
+        (&mut self.core, &mut self.clients)
+    }
+
+    /// Where other event sources of this thread register.
+    pub fn registry(&self) -> &mio::Registry {
+        self.mio.registry()
+    }
+
+    /// Wakes the loop from another thread.
+    pub fn waker(&self) -> Arc<mio::Waker> {
+        self.waker.clone()
+    }
+
+    /// Where the connectivity monitor leaves its verdicts.
+    pub fn verdicts(&self) -> Arc<VerdictBoard> {
+        self.core.verdicts.clone()
+    }
+
+    /// Now, on the endpoint's clock (nanoseconds since it was made).
+    #[inline]
+    pub fn clock(&self) -> Time {
+        Time(self.started.elapsed().as_nanos() as u64 + 1)
+    }
+
+    /// One round: takes what has arrived, calls the clients, sends what is due. Returns how much was found; 0 = idle.
+    #[inline]
+    pub fn poll(&mut self) -> usize {
+        self.core.now = self.clock();
+        let mut found = self.poll_provider(ProviderKind::Shm);
+        found += self.poll_provider(ProviderKind::Tcp);
+        self.housekeeping();
+        self.core.providers.flush();
+        if found > 0 {
+            self.spin.worked(self.core.now);
+        }
+        found
+    }
+
+    #[inline]
+    fn poll_provider(&mut self, kind: ProviderKind) -> usize {
+        let found = self.core.providers.poll(kind, self.core.now, &mut self.inbox);
+        if found > 0 {
+            dispatch::reports(&mut self.core, &mut self.clients, kind, &mut self.inbox);
+        }
+        found
+    }
+
+    #[inline]
+    fn housekeeping(&mut self) {
+        self.core.take_verdicts();
+        self.core.tick_rails();
+        self.core.collect_leases();
+        self.core.send_acks();
+        for at in 0..self.core.peers.len() {
+            if self.core.peers[at].stalled {
+                self.core.pump(at);
+            }
+        }
+        dispatch::notices(&mut self.core, &mut self.clients);
+    }
+
+    /// Something outside of the transport kept the thread busy: spin as after work of our own.
+    #[inline]
+    pub fn worked(&mut self) {
+        self.spin.worked(self.core.now);
+    }
+
+    /// What to do after an idle round.
+    #[inline]
+    pub fn idle(&mut self) -> Idle {
+        self.spin.idle(self.core.now)
+    }
+
+    /// Looks at the event queue without sleeping, now and then while spinning. Foreign events go to `foreign`.
+    #[inline]
+    pub fn look(&mut self, foreign: impl FnMut(&mut Core, &mut C, &Event)) -> io::Result<()> {
+        self.rounds = self.rounds.wrapping_add(1);
+        if !self.rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+            return Ok(());
+        }
+        self.wait(Duration::ZERO, foreign)
+    }
+
+    /// Prepares to sleep; `false`: something is there, poll again.
+    pub fn arm(&mut self) -> bool {
+        self.core.providers.arm()
+    }
+
+    /// Takes back [`Endpoint::arm`] without having slept.
+    pub fn disarm(&mut self) {
+        self.core.providers.disarm();
+    }
+
+    /// Sleeps until something happens, a deadline of the transport comes, or `at_most` has passed; then disarms.
+    pub fn sleep(
+        &mut self,
+        at_most: Duration,
+        foreign: impl FnMut(&mut Core, &mut C, &Event),
+    ) -> io::Result<()> {
+        let deadline = self.core.next_deadline().since(self.clock());
+        let mut span = at_most.min(SLEEP_MAX).min(deadline);
+        if self.core.lends() {
+            span = span.min(LEASE_SLEEP_MAX);
+        }
+        let slept = self.wait(span, foreign);
+        self.core.providers.disarm();
+        slept
+    }
+
+    fn wait(&mut self, span: Duration, mut foreign: impl FnMut(&mut Core, &mut C, &Event)) -> io::Result<()> {
+        match self.mio.poll(&mut self.events, Some(span)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        for event in &self.events {
+            let ours = self.core.providers.event(
+                event.token(),
+                event.is_readable() || event.is_read_closed() || event.is_error(),
+                event.is_writable(),
+            );
+            if !ours && event.token() != WAKER_TOKEN {
+                foreign(&mut self.core, &mut self.clients, event);
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn of the loop for a program that has nothing else on this thread: a round of work, and if it was idle
+    /// a spin, a yield, or a sleep of at most `at_most`.
+    pub fn run_once(&mut self, at_most: Duration) -> io::Result<usize> {
+        let found = self.poll();
+        if found > 0 {
+            return Ok(found);
+        }
+        match self.idle() {
+            Idle::Spin => core::hint::spin_loop(),
+            Idle::Yield => std::thread::yield_now(),
+            Idle::Sleep => {
+                if self.arm() {
+                    self.sleep(at_most, |_, _, _| ())?;
+                }
+                return Ok(0);
+            }
+        }
+        self.look(|_, _, _| ())?;
+        Ok(0)
+    }
+}
+
+impl Core {
+    /// Sends the acknowledgements that are due by themselves.
+    #[inline]
+    pub(crate) fn send_acks(&mut self) {
+        for peer in &mut self.peers {
+            if !peer.session.owes() {
+                continue;
+            }
+            while let Some((client, path, header)) = peer.session.due_acks(self.now) {
+                let Some(wire) = peer.wires[path.index()] else { break };
+                let posted =
+                    self.providers.post(wire, &header, &[], &[], transport_provider::PayloadSlice::EMPTY);
+                if posted.is_err() {
+                    break;
+                }
+                peer.session.told(client);
+            }
+        }
+    }
+
+    /// When the transport next wants to be polled though nothing has arrived.
+    pub(crate) fn next_deadline(&self) -> Time {
+        let acks = self.peers.iter().map(|peer| {
+            if peer.session.routes().any_up() { peer.session.ack_deadline() } else { Time::NEVER }
+        });
+        let stalled = self.peers.iter().any(|peer| peer.stalled);
+        let retry = if stalled { self.now + Duration::from_millis(1) } else { Time::NEVER };
+        acks.min().unwrap_or(Time::NEVER).min(self.rails_deadline).min(retry)
+    }
+}

@@ -1,0 +1,153 @@
+//! A message on its way out, kept until it is acknowledged; and one that waits on its way in.
+
+use crate::client::Tag;
+use crate::lease::LeasedBytes;
+use std::sync::Arc;
+use transport_buf::{Chunk, SharedChunk};
+use transport_proto::identity::Path;
+use transport_provider::{INLINE_BYTES_MAX, InlineBytes, Payload};
+
+/// Data part of a message to be sent.
+#[derive(Debug)]
+pub enum Data<'a> {
+    /// None.
+    Empty,
+    /// Bytes that are copied: into the frame if they are few, else straight into the peer's memory.
+    Copy(&'a [u8]),
+    /// Memory from [`crate::Core::reserve`], filled by the caller.
+    Reserved(SendBuffer),
+    /// A chunk of this node's memory that others read too (a lease being forwarded, a block being written twice).
+    Shared(SharedChunk),
+    /// The caller's own memory, lent until the completion.
+    Caller(Arc<Vec<u8>>),
+}
+
+impl Data<'_> {
+    /// Bytes of data.
+    pub fn len(&self) -> usize {
+        match self {
+            Data::Empty => 0,
+            Data::Copy(bytes) => bytes.len(),
+            Data::Reserved(buffer) => buffer.as_ref().len(),
+            Data::Shared(chunk) => chunk.as_ref().len(),
+            Data::Caller(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Memory in which a message's data part is built: where the provider can, in the peer's own memory.
+#[derive(Debug)]
+pub struct SendBuffer {
+    pub(crate) chunk: Chunk,
+    /// The rail whose peer memory it is in; `None` for memory of this node.
+    pub(crate) placed: Option<Path>,
+}
+
+/// Whose memory a [`SendBuffer`] is.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferHome(Option<Path>);
+
+impl SendBuffer {
+    /// Shortens it (never beyond what was reserved).
+    pub fn truncate(&mut self, length: usize) {
+        assert!(length <= self.as_ref().len());
+        self.chunk.set_length(length);
+    }
+
+    /// Takes the chunk out, for the block path, which has the disk fill it; put together again by
+    /// [`SendBuffer::from_parts`].
+    pub fn into_parts(self) -> (Chunk, BufferHome) {
+        (self.chunk, BufferHome(self.placed))
+    }
+
+    /// The opposite of [`SendBuffer::into_parts`].
+    pub fn from_parts(chunk: Chunk, home: BufferHome) -> SendBuffer {
+        SendBuffer { chunk, placed: home.0 }
+    }
+}
+
+impl AsRef<[u8]> for SendBuffer {
+    fn as_ref(&self) -> &[u8] {
+        self.chunk.as_ref()
+    }
+}
+
+impl AsMut<[u8]> for SendBuffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.chunk.as_mut()
+    }
+}
+
+/// What the session keeps of a message.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    bytes: [u8; INLINE_BYTES_MAX],
+    control_length: u8,
+    inline_length: u8,
+    pub(crate) payload: Payload,
+    /// The path in whose peer memory the payload lies.
+    pub(crate) placed: Option<Path>,
+    pub(crate) tag: Tag,
+}
+
+impl Outgoing {
+    /// Control part and the data that fits beside it; the rest of the data is `payload`.
+    pub(crate) fn new(
+        control: &[u8],
+        inline: &[u8],
+        payload: Payload,
+        placed: Option<Path>,
+        tag: Tag,
+    ) -> Outgoing {
+        let mut bytes = [0; INLINE_BYTES_MAX];
+        bytes[..control.len()].copy_from_slice(control);
+        bytes[control.len()..control.len() + inline.len()].copy_from_slice(inline);
+        Outgoing {
+            bytes,
+            control_length: control.len() as u8,
+            inline_length: inline.len() as u8,
+            payload,
+            placed,
+            tag,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn control(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.control_length)]
+    }
+
+    #[inline]
+    pub(crate) fn inline(&self) -> &[u8] {
+        let start = usize::from(self.control_length);
+        &self.bytes[start..start + usize::from(self.inline_length)]
+    }
+}
+
+/// A message that waits for earlier ones, or for its other fragments.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    control: InlineBytes,
+    pub(crate) data: LeasedBytes,
+}
+
+impl Waiting {
+    pub(crate) fn new(control: &[u8], data: LeasedBytes) -> Waiting {
+        Waiting { control: InlineBytes::new(control), data }
+    }
+
+    /// Sets the control part (the first fragment of a striped message brings it).
+    pub(crate) fn set_control(&mut self, control: &[u8]) {
+        self.control = InlineBytes::new(control);
+    }
+
+    /// Control part and data.
+    pub(crate) fn split(self) -> (InlineBytes, LeasedBytes) {
+        (self.control, self.data)
+    }
+}

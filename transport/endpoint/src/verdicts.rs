@@ -1,0 +1,61 @@
+//! Where the connectivity monitor's thread leaves its verdicts for the reactor.
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use transport_proto::identity::{NodeId, Path};
+
+/// The monitor's latest word on one rail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The node at the other end.
+    pub peer: NodeId,
+    /// The rail.
+    pub path: Path,
+    /// Whether both ends hear each other.
+    pub up: bool,
+    /// Smoothed round trip of heartbeats.
+    pub round_trip: Duration,
+}
+
+/// One place per rail: a newer verdict replaces an older one that was not read yet, so the board cannot grow beyond
+/// the number of rails.
+#[derive(Debug, Default)]
+pub struct VerdictBoard {
+    posted: AtomicBool,
+    verdicts: Mutex<Vec<Verdict>>,
+    waker: Mutex<Option<Arc<mio::Waker>>>,
+}
+
+impl VerdictBoard {
+    pub(crate) fn set_waker(&self, waker: Arc<mio::Waker>) {
+        *self.waker.lock() = Some(waker);
+    }
+
+    /// Leaves a verdict and wakes the reactor. Called by the monitor when a verdict changes.
+    pub fn post(&self, verdict: Verdict) {
+        let mut verdicts = self.verdicts.lock();
+        match verdicts.iter_mut().find(|known| known.peer == verdict.peer && known.path == verdict.path) {
+            Some(known) => *known = verdict,
+            None => verdicts.push(verdict),
+        }
+        self.posted.store(true, Ordering::Release);
+        drop(verdicts);
+        if let Some(waker) = self.waker.lock().as_ref() {
+            // A failed wake-up costs at most one sleep of the reactor, which is bounded.
+            let _ = waker.wake();
+        }
+    }
+
+    /// What has come since the last call.
+    #[inline]
+    pub(crate) fn take(&self) -> Option<Vec<Verdict>> {
+        if !self.posted.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut verdicts = self.verdicts.lock();
+        self.posted.store(false, Ordering::Relaxed);
+        Some(core::mem::take(&mut *verdicts))
+    }
+}
