@@ -13,10 +13,12 @@
 
 mod connection;
 mod fault;
+mod listener;
 mod options;
 mod provider;
 pub mod reader;
 mod socket;
+mod table;
 pub mod writer;
 
 pub use fault::{TcpFault, TcpFaultReport, TcpFaults};
