@@ -7,6 +7,8 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use blockdev_store::conformance::{Bench, TestMemory, pattern};
@@ -14,6 +16,8 @@ use blockdev_store::{
     AnyBacking, Backing, DiskFile, EpochRefusal, MemoryDisk, OpenMode, OwnershipAttempt, OwnershipRelease,
     Ports, StoreOperation, SubmitRefusal, TAIL_BYTES, create,
 };
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use support::loop_disk::LoopDevice;
 use support::private_mounts::{mount, with_private_mounts};
 use support::{TestPath, new_disk};
@@ -297,13 +301,13 @@ fn the_lock_of_a_killed_owner_is_held_while_its_io_hangs_in_the_device() {
         owner.kill();
         let buried = owner.process.wait().expect("it can be waited for");
         assert!(!buried.success());
+        // Looked at from a bare description: an attempt that wrongly succeeded would go on to read the frozen disk.
+        let bare = std::fs::File::open(&device.0).expect("the device opens");
         for _ in 0..1000 {
-            assert_eq!(
-                disk.try_take_ownership(),
-                OwnershipAttempt::WouldBlock,
-                "its writes are still with the device"
-            );
+            let locked = flock(&bare, FlockOperation::NonBlockingLockExclusive);
+            assert_eq!(locked, Err(Errno::WOULDBLOCK), "its writes are still with the device");
         }
+        drop(bare);
         drop(frozen);
         take_over(&mut disk);
         let mut bench = Bench::new(disk);
@@ -316,28 +320,39 @@ fn the_lock_of_a_killed_owner_is_held_while_its_io_hangs_in_the_device() {
     });
 }
 
-/// A frozen file system; thawed on drop.
-struct Frozen(std::fs::File);
+/// A frozen file system; thawed on drop, and at the latest after [`Frozen::SECONDS_MAX`], whatever hangs in it.
+struct Frozen {
+    mounted: Arc<std::fs::File>,
+    _end: Sender<()>,
+}
 
 impl Frozen {
     const FREEZE: libc::Ioctl = 0xC004_5877_u32 as libc::Ioctl;
     const THAW: libc::Ioctl = 0xC004_5878_u32 as libc::Ioctl;
+    const SECONDS_MAX: u64 = 30;
 
     fn freeze(mounted: &Path) -> Self {
-        let frozen = Self(std::fs::File::open(mounted).expect("the mount point opens"));
-        assert!(frozen.ask(Self::FREEZE), "cannot freeze: {}", std::io::Error::last_os_error());
-        frozen
-    }
-
-    fn ask(&self, request: libc::Ioctl) -> bool {
-        use std::os::fd::AsRawFd;
-        // SAFETY: the descriptor is open, and the two requests take an ignored integer.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), request, 0) == 0 }
+        let mounted = Arc::new(std::fs::File::open(mounted).expect("the mount point opens"));
+        assert!(ask(&mounted, Self::FREEZE), "cannot freeze: {}", std::io::Error::last_os_error());
+        let (end, ended) = channel::<()>();
+        let watched = mounted.clone();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(Self::SECONDS_MAX)) == Err(RecvTimeoutError::Timeout) {
+                ask(&watched, Self::THAW);
+            }
+        });
+        Self { mounted, _end: end }
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        assert!(self.ask(Self::THAW), "the file system stays frozen: {}", std::io::Error::last_os_error());
+        assert!(ask(&self.mounted, Self::THAW), "not frozen any more: {}", std::io::Error::last_os_error());
     }
+}
+
+fn ask(file: &std::fs::File, request: libc::Ioctl) -> bool {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open, and the two requests take an ignored integer.
+    unsafe { libc::ioctl(file.as_raw_fd(), request, 0) == 0 }
 }
