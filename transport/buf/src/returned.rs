@@ -30,7 +30,8 @@ pub fn collect(word: &AtomicU64) -> u64 {
 
 /// Says that the allocator waits; every word must be looked at by [`collect_wanting`] after this.
 pub fn want(wanted: &AtomicU64) {
-    wanted.store(1, Ordering::Relaxed);
+    // By read-modify-write, as `give_back` clears it: each write follows the one it found.
+    wanted.swap(1, Ordering::Relaxed);
 }
 
 /// Takes the bits after [`want`]: what is not found here rings.

@@ -95,7 +95,8 @@ impl<M: RingMemory> RingProducer<M> {
 
     /// After [`Claim::Full`]: asks the consumer to ring back when there is room. `true`: there is room already.
     pub fn starve(&mut self) -> bool {
-        self.memory.starved().store(1, Ordering::Relaxed);
+        // Flags are written by read-modify-write from both sides, so each write follows the one it found.
+        self.memory.starved().swap(1, Ordering::Relaxed);
         // SYNC: ring-starved. Against the fence in `before_sleep`: either the flag is seen
         // there, or the consumer's progress is seen here.
         fence(Ordering::SeqCst);
@@ -193,12 +194,12 @@ impl<M: RingMemory> RingConsumer<M> {
 
     /// Says that this side is about to sleep. Then [`before_sleep`], then a last [`RingConsumer::peek`].
     pub fn arm(&self) {
-        self.memory.armed().store(1, Ordering::Relaxed);
+        self.memory.armed().swap(1, Ordering::Relaxed);
     }
 
     /// Says that this side is awake.
     pub fn disarm(&self) {
-        self.memory.armed().store(0, Ordering::Relaxed);
+        self.memory.armed().swap(0, Ordering::Relaxed);
     }
 
     /// Whether the producer waits for room and must be woken. To be asked after [`RingConsumer::release`] in every

@@ -191,10 +191,11 @@ impl Slab {
     fn take_free(&mut self, bytes: usize) -> Option<u32> {
         let mut first = 0u32;
         for (chunk_bytes, count) in self.layout.classes {
-            if count > 0 && chunk_bytes as usize >= bytes {
-                if let Some(index) = self.take_between(first, first + count) {
-                    return Some(index);
-                }
+            if count > 0
+                && chunk_bytes as usize >= bytes
+                && let Some(index) = self.take_between(first, first + count)
+            {
+                return Some(index);
             }
             first += count;
         }
