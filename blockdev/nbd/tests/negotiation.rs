@@ -7,7 +7,7 @@ use blockdev_nbd::codec::{
     option_number,
 };
 use blockdev_nbd::connection::{EndReason, Step};
-use support::{Rig, allocation_query, export, query};
+use support::rig::{Rig, allocation_query, export, query};
 
 type F = TransmissionFlags;
 

@@ -5,7 +5,7 @@ mod support;
 use blockdev_nbd::codec::{Command, CommandFlags, Request, SimpleReply};
 use blockdev_nbd::connection::{ConnectionLimits, EndReason, Step};
 use blockdev_nbd::{BlockAnswer, BlockErrno, BlockOperation, Extent, OpenedExport};
-use support::{Rig, export, pattern};
+use support::rig::{Rig, export, pattern};
 
 const KIB: u32 = 1 << 10;
 type C = CommandFlags;
