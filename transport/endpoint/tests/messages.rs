@@ -1,5 +1,7 @@
 //! Messages between two endpoints: over every provider, in every size, exactly once and in order.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod support;
 
 use ProviderKind::{Shm, Tcp};
