@@ -11,6 +11,8 @@
 pub mod codec;
 pub mod connection;
 mod errno;
+#[cfg(feature = "test-service")]
+mod exercise;
 pub mod limits;
 #[cfg(feature = "test-service")]
 pub mod memory;
@@ -19,6 +21,8 @@ pub mod server;
 mod service;
 
 pub use errno::BlockErrno;
+#[cfg(feature = "test-service")]
+pub use exercise::exercise;
 pub use server::{ListenAddress, NbdConfig, NbdCounters, NbdServer, Notice, StartRefusal};
 pub use service::{
     BlockAnswer, BlockCompletion, BlockIo, BlockOperation, BlockService, Busy, ExportEntry, Extent,
