@@ -1,12 +1,13 @@
 //! Every scenario, its goal and its two sides. This list is the table's rows, in order.
 
-use bench_harness::{Goal, Unit};
+use bench_harness::{Contender, Goal, Unit};
 
-use crate::limits::cache_line::CacheLineRoundTrip;
+use crate::limits::cache_line::{self, CacheLineRoundTrip};
 use crate::limits::memory_copy::{MemoryCopy, Places, Reading};
 use crate::limits::tcp_round_trip::{Exchange, TcpRoundTrip};
 use crate::limits::tcp_stream::TcpStreaming;
 use crate::limits::tcp_wait::Wait;
+use crate::netdisk::{AllocationsPerMessage, Carrier, Layout, MessageRoundTrip, MessageStream, Waiting};
 use crate::peers::{FioFigure, FioRead, NbdkitMemory, Tool};
 use crate::scenario::Scenario;
 use crate::settings::Settings;
@@ -17,6 +18,8 @@ const MIB: usize = 1 << 20;
 /// All scenarios of this run.
 pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     let mut all = limits(settings);
+    all.extend(messages(settings));
+    all.extend(allocations(settings));
     all.extend(peers(settings));
     all
 }
@@ -58,6 +61,100 @@ fn limits(settings: &Settings) -> Vec<Scenario> {
         shown("limit/tcp/4KiB/epoll", "TCP there and back", time, tcp(4 * KIB, Wait::Epoll)),
         shown("limit/tcp/4KiB/spinning", "TCP there and back", time, tcp(4 * KIB, Wait::Spinning)),
         shown("limit/tcp/1MiB/stream", "TCP, one way", rate, Box::new(tcp_stream(settings))),
+    ]
+}
+
+/// The transport against the limits.
+fn messages(settings: &Settings) -> Vec<Scenario> {
+    let Settings { cores, budget, .. } = *settings;
+    let held = |id, title, unit, goal, ours, limit| Scenario {
+        id,
+        title,
+        unit,
+        goal,
+        needs: Vec::new(),
+        ours: Some(ours),
+        limit: Some(limit),
+    };
+    let one_link = |carrier, waiting| Layout { carrier, links: 1, waiting };
+    let ours = |carrier, waiting, batch| -> Box<dyn Contender> {
+        Box::new(MessageRoundTrip { cores, budget, layout: one_link(carrier, waiting), bytes: 64, batch })
+    };
+    let stream = |carrier, waiting| -> Box<dyn Contender> {
+        Box::new(MessageStream { cores, budget, layout: one_link(carrier, waiting), bytes: MIB })
+    };
+    let raw = |wait| -> Box<dyn Contender> { Box::new(round_trip(settings, 64, 64, wait)) };
+    let cache_line = Box::new(CacheLineRoundTrip { cores, budget });
+    let places = Places { bytes: MIB as u32, depth: 4 };
+    let copy = Box::new(MemoryCopy { cores, budget, places, reading: Reading::EveryLine });
+    let (time, rate) = (Unit::Nanoseconds, Unit::BytesPerSecond);
+    let (at_most, at_least) = (|ratio| Goal::RatioAtMost { ratio }, |ratio| Goal::RatioAtLeast { ratio });
+    let (there_and_back, one_way) = ("message there and back", "messages built and read in place, one way");
+    vec![
+        held(
+            "shm/64B/round-trip",
+            there_and_back,
+            time,
+            at_most(4.0),
+            ours(Carrier::Shm, Waiting::Spinning, cache_line::BATCH),
+            cache_line,
+        ),
+        held("shm/1MiB/stream", one_way, rate, at_least(0.8), stream(Carrier::Shm, Waiting::Spinning), copy),
+        held(
+            "tcp/64B/round-trip",
+            there_and_back,
+            time,
+            at_most(1.25),
+            ours(Carrier::Tcp, Waiting::Adaptive, 1),
+            raw(Wait::Epoll),
+        ),
+        held(
+            "tcp/64B/round-trip/sleeping",
+            there_and_back,
+            time,
+            at_most(1.25),
+            ours(Carrier::Tcp, Waiting::Sleeping, 1),
+            raw(Wait::Epoll),
+        ),
+        held(
+            "tcp/64B/round-trip/spinning",
+            there_and_back,
+            time,
+            Goal::Shown,
+            ours(Carrier::Tcp, Waiting::Spinning, 1),
+            raw(Wait::Spinning),
+        ),
+        held(
+            "tcp/1MiB/stream",
+            "messages from the caller's memory, one way",
+            rate,
+            at_least(0.9),
+            stream(Carrier::Tcp, Waiting::Adaptive),
+            Box::new(tcp_stream(settings)),
+        ),
+    ]
+}
+
+/// No message may allocate once the steady state is reached.
+fn allocations(settings: &Settings) -> Vec<Scenario> {
+    let Settings { cores, budget, .. } = *settings;
+    let none = |id, carrier, bytes| {
+        let layout = Layout { carrier, links: 1, waiting: Waiting::Spinning };
+        Scenario {
+            id,
+            title: "heap allocations per message, both processes",
+            unit: Unit::AllocationsPerMessage,
+            goal: Goal::FigureAtMost { figure: 0.0, only: None },
+            needs: Vec::new(),
+            ours: Some(Box::new(AllocationsPerMessage { cores, budget, layout, bytes })),
+            limit: None,
+        }
+    };
+    vec![
+        none("shm/64B/allocations", Carrier::Shm, 64),
+        none("shm/4KiB/allocations", Carrier::Shm, 4 * KIB),
+        none("tcp/64B/allocations", Carrier::Tcp, 64),
+        none("tcp/4KiB/allocations", Carrier::Tcp, 4 * KIB),
     ]
 }
 

@@ -8,6 +8,7 @@
 mod bystander;
 mod catalogue;
 mod limits;
+mod netdisk;
 mod peers;
 mod role;
 mod scenario;
@@ -24,6 +25,7 @@ use bench_harness::{
 };
 use clap::{Args, Parser, Subcommand};
 
+use crate::netdisk::Destinations;
 use crate::role::Role;
 use crate::settings::Settings;
 
@@ -36,7 +38,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 #[command(version)]
 struct Arguments {
     #[command(subcommand)]
-    hidden: Option<Hidden>,
+    other: Option<Other>,
     #[command(flatten)]
     wishes: Wishes,
 }
@@ -45,39 +47,42 @@ struct Arguments {
 #[derive(Debug, Args)]
 struct Wishes {
     /// Few and short turns: shows that everything works, its figures say little.
-    #[arg(long)]
+    #[arg(long, global = true)]
     quick: bool,
     /// Only the scenarios whose id contains this text.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, global = true, value_name = "TEXT")]
     only: Option<String>,
     /// Pairs of turns to keep per scenario.
-    #[arg(long, value_name = "N")]
+    #[arg(long, global = true, value_name = "N")]
     pairs: Option<u32>,
     /// Recorded seconds of each turn.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, global = true, value_name = "SECONDS")]
     seconds: Option<f64>,
     /// Keep pairs also when other work disturbed the cores. The figures then show function only.
-    #[arg(long)]
+    #[arg(long, global = true)]
     keep_all_pairs: bool,
     /// Congestion control of raw TCP sockets (default: the machine's, as netdisk's own).
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     tcp_congestion: Option<String>,
     /// Also write the report as JSON into this file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Also write each scenario's latency as .hgrm and as a picture (.svg) into this folder.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, global = true, value_name = "FOLDER")]
     curves: Option<PathBuf>,
     /// Exit with 1 unless every goal is reached.
-    #[arg(long)]
+    #[arg(long, global = true)]
     strict: bool,
     /// List the scenarios and their goals, run nothing.
-    #[arg(long)]
+    #[arg(long, global = true)]
     list: bool,
 }
 
 #[derive(Debug, Subcommand)]
-enum Hidden {
+enum Other {
+    /// netdisk's transport over every provider, size, depth and number of links, closed and open loop. Takes
+    /// --quick, --only, --seconds, --json and --curves as the comparison does.
+    Sweep,
     /// The other end of an exchange; started by this program itself.
     #[command(hide = true)]
     Worker {
@@ -87,13 +92,34 @@ enum Hidden {
 }
 
 fn main() -> Result<()> {
-    let Arguments { hidden, wishes } = Arguments::parse();
-    if let Some(Hidden::Worker { role }) = hidden {
-        let role: Role =
-            serde_json::from_str(&role).context("a worker's role is JSON written by its parent")?;
-        return role.serve();
+    let Arguments { other, wishes } = Arguments::parse();
+    match other {
+        Some(Other::Worker { role }) => {
+            let role: Role = serde_json::from_str(&role).context("a role is JSON written by the parent")?;
+            role.serve()
+        }
+        Some(Other::Sweep) => {
+            let only = wishes.only.as_deref().unwrap_or_default();
+            let into = Destinations { json: wishes.json.as_deref(), curves: wishes.curves.as_deref() };
+            netdisk::sweep(&settings(&wishes)?, only, machine(), &into)
+        }
+        None => compare(&wishes),
     }
-    let settings = settings(&wishes)?;
+}
+
+/// This machine, with a warning if others are using it.
+fn machine() -> Machine {
+    let machine = Machine::describe(Path::new(env!("CARGO_MANIFEST_DIR")));
+    if machine.is_busy() {
+        let load = machine.load;
+        eprintln!("WARNING: the machine is busy (load {load:.1}); ratios may hold, absolute figures do not");
+    }
+    machine
+}
+
+/// Every scenario against its limit or peer, and the table of what came of it.
+fn compare(wishes: &Wishes) -> Result<()> {
+    let settings = settings(wishes)?;
     let mut scenarios = catalogue::scenarios(&settings);
     if let Some(text) = &wishes.only {
         scenarios.retain(|scenario| scenario.id.contains(text.as_str()));
@@ -107,11 +133,7 @@ fn main() -> Result<()> {
         }
         return Ok(());
     }
-    let mut report = Report::begin(Machine::describe(Path::new(env!("CARGO_MANIFEST_DIR"))));
-    if report.machine.is_busy() {
-        let load = report.machine.load;
-        eprintln!("WARNING: the machine is busy (load {load:.1}); ratios may hold, absolute figures do not");
-    }
+    let mut report = Report::begin(machine());
     for scenario in scenarios {
         eprintln!("{} …", scenario.id);
         let row = scenario.run(&settings);

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{cache_line, memory_copy, tcp_round_trip, tcp_stream};
+use crate::netdisk::partner;
 
 /// The hidden sub-command that turns this binary into a worker.
 pub(crate) const SUB_COMMAND: &str = "worker";
@@ -19,6 +20,8 @@ pub(crate) enum Role {
     TcpEcho(tcp_round_trip::Echo),
     /// Takes in a TCP stream and tells how fast it came.
     TcpSink(tcp_stream::Sink),
+    /// netdisk's endpoint at the other end.
+    NetdiskPartner(partner::Partner),
 }
 
 impl Role {
@@ -33,6 +36,7 @@ impl Role {
             Self::MemoryCopyReader(reader) => reader.serve(),
             Self::TcpEcho(echo) => echo.serve(),
             Self::TcpSink(sink) => sink.serve(),
+            Self::NetdiskPartner(partner) => partner.serve(),
         }
     }
 }

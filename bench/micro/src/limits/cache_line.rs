@@ -16,7 +16,7 @@ use super::shared_memory::{SharedMemory, wait_for};
 use crate::role::{Role, SUB_COMMAND};
 
 /// Round trips per sample: the clock's 20 ns would otherwise be a fifth of the figure.
-const BATCH: u32 = 32;
+pub(crate) const BATCH: u32 = 32;
 /// Length of one probe: some ten thousand round trips.
 const PROBE: Budget = Budget { warm_up: Duration::from_millis(2), measure: Duration::from_millis(8) };
 

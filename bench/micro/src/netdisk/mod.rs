@@ -1,0 +1,15 @@
+//! netdisk's own side of the scenarios: two endpoints in two processes, wired by shared memory or TCP.
+
+mod allocations;
+pub(crate) mod partner;
+mod round_trip;
+mod station;
+mod stream;
+mod sweep;
+mod wiring;
+
+pub(crate) use allocations::AllocationsPerMessage;
+pub(crate) use round_trip::MessageRoundTrip;
+pub(crate) use stream::MessageStream;
+pub(crate) use sweep::{Destinations, sweep};
+pub(crate) use wiring::{Carrier, Layout, Waiting};
