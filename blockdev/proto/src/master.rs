@@ -3,7 +3,7 @@
 
 mod client;
 mod running;
-#[cfg(test)]
+#[cfg(all(test, not(any(feature = "mutant-no-epoch-gate", feature = "mutant-no-duplicate-table"))))]
 mod tests;
 mod volume;
 
