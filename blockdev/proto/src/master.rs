@@ -11,8 +11,8 @@ use self::client::{ClientTable, Life};
 use self::running::{Running, RunningList};
 use crate::duplicates::Seen;
 use crate::errno::BlockErrno;
+use crate::gate::Gate;
 pub use crate::gate::GatePhase;
-use crate::gate::{Gate, Goal};
 use crate::geometry::{DiskId, VolumeId};
 use crate::mapping::{Mapping, MappingFault};
 use crate::volume_table::VolumeTable;
@@ -180,8 +180,8 @@ pub struct Master {
     node: NodeId,
     limits: MasterLimits,
     volumes: VolumeTable<Served>,
-    /// The disk that was last owned or asked for, by index of the volume: what a release refers to when the mapping
-    /// does not name this node any more.
+    /// The disk that is owned or asked for, by index of the volume. A mapping may name another one, or none; then
+    /// this one is released first.
     disks: Vec<DiskId>,
     clients: ClientTable,
     running: RunningList,
@@ -222,11 +222,7 @@ impl Master {
         served.mapping = *mapping;
         served.path_broken = false;
         served.again_at = Time::NEVER;
-        if let Some(candidate) = mapping.candidate(self.node) {
-            self.disks[index] = candidate.disk;
-        }
-        let serves = mapping.serving == Some(self.node);
-        served.gate.aim(serves.then_some(Goal { epoch: mapping.epoch, persist: !mapping.read_only }));
+        self.aim_gate(index);
         self.step_gate(now, index, actions);
         self.settle_attaches(index, actions);
         Ok(())
@@ -376,7 +372,10 @@ impl Master {
 
     /// Ownership is given up, and no attempt to get it is under way.
     pub fn ownership_released(&mut self, now: Time, volume: VolumeId, actions: &mut Vec<MasterAction>) {
-        self.store_said(now, volume, actions, Gate::released);
+        let Some(index) = self.volumes.find(volume) else { return };
+        self.volumes[index].gate.released();
+        self.aim_gate(index);
+        self.step_gate(now, index, actions);
     }
 
     /// This number is on stable storage with the disk.

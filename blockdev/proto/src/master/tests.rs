@@ -241,6 +241,21 @@ fn an_ownership_that_is_not_wanted_any_more_is_given_up_even_while_it_is_being_t
     assert_eq!(rig.persisted(8), [opened(8)]);
 }
 
+#[test]
+fn a_disk_that_moved_is_released_before_the_new_one_is_taken() {
+    let mut rig = Rig::open();
+    let token = rig.admit(&write(5, 0, 1));
+    let mut moved = row(6, Some(HERE));
+    let disk = DiskId(10);
+    moved.candidates[0] = Some(Candidate { node: HERE, disk, path_broken: false });
+    assert_eq!(rig.mapping(moved), []);
+    assert_eq!(rig.executed(token, Ok(())).1, [closed(5), release()]);
+    assert_eq!(rig.released(), [MasterAction::TakeOwnership { volume: VOLUME, disk }]);
+    let epoch = Epoch(6);
+    assert_eq!(rig.taken(0), [MasterAction::PersistEpoch { volume: VOLUME, disk, epoch }]);
+    assert_eq!(rig.persisted(6), [opened(6)]);
+}
+
 // proves: B3
 #[test]
 fn a_store_that_cannot_be_owned_is_reported_and_asked_again_after_a_while() {

@@ -4,7 +4,7 @@
 use super::client::Life;
 use super::{Master, MasterAction};
 use crate::errno::BlockErrno;
-use crate::gate::{Gate, GateRefusal, GateStep};
+use crate::gate::{Gate, GatePhase, GateRefusal, GateStep, Goal};
 use crate::geometry::VolumeId;
 use crate::wire::{AttachVerdict, Execution, PathBroken, Verdict};
 use alloc::vec::Vec;
@@ -59,6 +59,24 @@ impl Master {
         let Some(index) = self.volumes.find(volume) else { return };
         word(&mut self.volumes[index].gate);
         self.step_gate(now, index, actions);
+    }
+
+    /// Sets the gate's goal by the mapping. If that names another disk than the one in hand, the goal is to let go
+    /// of this one first.
+    pub(super) fn aim_gate(&mut self, index: usize) {
+        let served = &mut self.volumes[index];
+        let mapping = &served.mapping;
+        if let Some(candidate) = mapping.candidate(self.node)
+            && candidate.disk != self.disks[index]
+        {
+            if !matches!(served.gate.phase(), GatePhase::Closed | GatePhase::Resting) {
+                return served.gate.aim(None);
+            }
+            self.disks[index] = candidate.disk;
+        }
+        let serves = mapping.serving == Some(self.node);
+        let goal = Goal { epoch: mapping.epoch, persist: !mapping.read_only };
+        served.gate.aim(serves.then_some(goal));
     }
 
     /// Takes the gate as far as it can go now.
