@@ -164,7 +164,9 @@ impl UringFile {
     fn advance(&mut self, index: u32, outcome: i32) -> Option<StoreCompletion> {
         let in_flight = self.slots[index as usize].as_mut().expect("the kernel completes what it was given");
         let ended = match in_flight.step {
-            Step::Transfer | Step::WriteZeroes => in_flight.after_transfer(outcome, &self.bounce),
+            Step::Transfer | Step::WriteZeroes => {
+                in_flight.after_transfer(outcome, &self.bounce, self.geometry.block_bytes)
+            }
             Step::Reshape => in_flight.after_reshape(outcome, &mut self.zeroing),
             Step::Sync => in_flight.after_sync(outcome),
         };
@@ -270,12 +272,13 @@ impl InFlight {
         again && self.fruitless_resumes <= FRUITLESS_RESUMES_MAX
     }
 
-    fn after_transfer(&mut self, outcome: i32, bounce: &BouncePool) -> Option<StoreResult> {
+    fn after_transfer(&mut self, outcome: i32, bounce: &BouncePool, block_bytes: u32) -> Option<StoreResult> {
         let Ok(moved) = u64::try_from(outcome) else {
             return if self.put_off(outcome) { None } else { Some(Err(StoreFault::from_errno(-outcome))) };
         };
         // Direct I/O goes on only from a boundary, and a resumed piece may overlap what was moved already.
-        let moved = moved.min(self.rest_bytes()) / DIRECT_BYTES_MIN * DIRECT_BYTES_MIN;
+        let moved = moved.min(self.rest_bytes());
+        let moved = moved - moved % u64::from(block_bytes);
         if moved == 0 {
             return Some(Err(StoreFault::ShortTransfer));
         }
@@ -325,9 +328,6 @@ impl InFlight {
         Some(Err(StoreFault::from_errno(-outcome)))
     }
 }
-
-/// A piece that direct I/O moved is cut to whole units of this; the smallest block there is.
-const DIRECT_BYTES_MIN: u64 = crate::geometry::BLOCK_BYTES_MIN as u64;
 
 impl Backing for UringFile {
     fn geometry(&self) -> Geometry {
@@ -432,5 +432,80 @@ impl std::fmt::Debug for UringFile {
             .field("geometry", &self.geometry)
             .field("in_flight", &self.in_flight())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::NonNull;
+
+    const BLOCKS: u64 = 8;
+    const BLOCK: u64 = 4096;
+
+    /// A read of 8 blocks whose memory is only described, never touched.
+    fn in_flight() -> InFlight {
+        // SAFETY: without a bounce buffer nothing touches the memory before the kernel is asked, which these tests
+        // never do.
+        let memory = unsafe { IoMemory::new(NonNull::dangling(), (BLOCKS * BLOCK) as u32) };
+        InFlight {
+            io: StoreIo { tag: 1, offset_bytes: 0, operation: StoreOperation::Read { memory } },
+            length_bytes: BLOCKS * BLOCK,
+            done_bytes: 0,
+            step: Step::Transfer,
+            bounce: None,
+            fruitless_resumes: 0,
+            submitted_at: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_short_transfer_goes_on_where_it_ended_and_from_a_boundary() {
+        let bounce = BouncePool::new().expect("address space");
+        let mut read = in_flight();
+        for (moved, done) in [(BLOCK, BLOCK), (BLOCK + 512, 2 * BLOCK), (2 * BLOCK - 1, 3 * BLOCK)] {
+            assert_eq!(read.after_transfer(moved as i32, &bounce, BLOCK as u32), None);
+            assert_eq!(read.done_bytes, done);
+        }
+        let rest = read.rest_bytes();
+        assert_eq!(read.after_transfer(rest as i32, &bounce, BLOCK as u32), Some(Ok(())));
+    }
+
+    #[test]
+    fn a_transfer_without_progress_is_an_error_and_never_a_success() {
+        let bounce = BouncePool::new().expect("address space");
+        for moved in [0, 1, 512, BLOCK as i32 - 1] {
+            assert_eq!(
+                in_flight().after_transfer(moved, &bounce, BLOCK as u32),
+                Some(Err(StoreFault::ShortTransfer))
+            );
+        }
+    }
+
+    #[test]
+    fn a_transfer_put_off_is_asked_again_but_not_for_ever() {
+        let bounce = BouncePool::new().expect("address space");
+        let mut read = in_flight();
+        for _ in 0..FRUITLESS_RESUMES_MAX {
+            assert_eq!(read.after_transfer(-libc::EAGAIN, &bounce, BLOCK as u32), None);
+        }
+        let gave_up = Some(Err(StoreFault::Media { errno: libc::EAGAIN }));
+        assert_eq!(read.after_transfer(-libc::EAGAIN, &bounce, BLOCK as u32), gave_up);
+        assert_eq!(
+            in_flight().after_transfer(-libc::EIO, &bounce, BLOCK as u32),
+            Some(Err(StoreFault::Media { errno: libc::EIO }))
+        );
+    }
+
+    #[test]
+    fn a_failed_sync_is_not_asked_again_and_stays_failed() {
+        let mut flush = in_flight();
+        let lost = Err(StoreFault::Media { errno: libc::EIO });
+        assert_eq!(flush.after_sync(-libc::EAGAIN), Some(Err(StoreFault::Media { errno: libc::EAGAIN })));
+        assert_eq!(flush.after_sync(-libc::EIO), Some(lost));
+        let mut sticky = FlushFault::default();
+        sticky.note(lost);
+        sticky.note(Ok(()));
+        assert_eq!(sticky.check(), lost);
     }
 }
