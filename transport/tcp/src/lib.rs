@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+#[doc(hidden)]
+pub mod exercise;
 mod fault;
 mod listener;
 mod options;
