@@ -1,0 +1,253 @@
+//! The clients of one node's endpoint, and the node as the service below its NBD servers.
+
+use blockdev_engine::{BlockEngine, BlockIo, ReadData, RefusedWhy, WriteData};
+use blockdev_nbd::{
+    BlockAnswer, BlockCompletion, BlockErrno as NbdErrno, BlockIo as NbdIo, BlockOperation, BlockService, Busy,
+    ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason, VolumeHandle,
+};
+use blockdev_proto::errno::BlockErrno;
+use blockdev_proto::geometry::{ByteRange, TRANSFER_BYTES_MAX, VolumeId};
+use blockdev_proto::wire::{Operation, RequestFlags};
+use control_proto::rows::ClusterRows;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use transport_endpoint::{Clients, Completion, Core, Delivery, Endpoint, PeerEvent, SendBuffer};
+use transport_proto::identity::{ClientId, NodeId};
+
+use crate::membership::MembershipClient;
+
+/// All clients of the endpoint.
+pub struct NodeClients {
+    /// Block requests.
+    pub engine: BlockEngine,
+    /// Membership.
+    pub membership: MembershipClient,
+}
+
+impl Clients for NodeClients {
+    #[inline]
+    fn deliver(&mut self, core: &mut Core, delivery: Delivery<'_>) {
+        match delivery.client {
+            ClientId::BLOCK => self.engine.deliver(core, delivery),
+            ClientId::MEMBERSHIP => self.membership.deliver(core, delivery),
+            _ => {}
+        }
+    }
+
+    fn complete(&mut self, core: &mut Core, completion: Completion) {
+        if completion.client == ClientId::BLOCK {
+            self.engine.complete(core, completion);
+        }
+    }
+
+    fn peer(&mut self, core: &mut Core, event: PeerEvent) {
+        self.engine.peer(core, event);
+        self.membership.peer(core, event);
+    }
+
+    fn writable(&mut self, core: &mut Core, node: NodeId, client: ClientId) {
+        match client {
+            ClientId::BLOCK => self.engine.writable(core, node, client),
+            ClientId::MEMBERSHIP => self.membership.writable(core, node),
+            _ => {}
+        }
+    }
+}
+
+/// Who a completion of the engine is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    server: usize,
+    tag: u64,
+}
+
+/// The node as seen from its surfaces.
+pub struct Station {
+    /// The transport and its clients.
+    pub endpoint: Endpoint<NodeClients>,
+    pub(crate) rows: Arc<ClusterRows>,
+    /// Which NBD server is calling: each has exports of its own.
+    pub(crate) server: usize,
+    exports: Vec<Vec<VolumeId>>,
+    tickets: Vec<Ticket>,
+    free: Vec<u32>,
+    /// Completions that need no round of the engine.
+    at_once: VecDeque<(usize, BlockCompletion<ReadData>)>,
+    /// Openings by surfaces, per volume.
+    open: Vec<(VolumeId, usize)>,
+}
+
+impl Station {
+    pub(crate) fn new(endpoint: Endpoint<NodeClients>, rows: Arc<ClusterRows>) -> Station {
+        Station {
+            endpoint,
+            rows,
+            server: 0,
+            exports: Vec::new(),
+            tickets: Vec::new(),
+            free: Vec::new(),
+            at_once: VecDeque::new(),
+            open: Vec::new(),
+        }
+    }
+
+    /// The next NBD server's exports.
+    pub(crate) fn add_exports(&mut self, exports: Vec<VolumeId>) {
+        self.exports.push(exports);
+    }
+
+    /// Volumes that surfaces have open, and how often.
+    pub fn open_volumes(&self) -> &[(VolumeId, usize)] {
+        &self.open
+    }
+
+    /// The next completion, and the server that it is for.
+    #[inline]
+    pub(crate) fn next_completion(&mut self) -> Option<(usize, BlockCompletion<ReadData>)> {
+        if let Some(done) = self.at_once.pop_front() {
+            return Some(done);
+        }
+        let done = self.endpoint.clients().engine.next_completion()?;
+        let Ticket { server, tag } = self.tickets[done.tag as usize];
+        self.free.push(done.tag as u32);
+        let result = match done.result {
+            Ok(None) => Ok(BlockAnswer::Done),
+            Ok(Some(data)) => Ok(BlockAnswer::Data(data)),
+            Err(errno) => Err(nbd_errno(errno)),
+        };
+        Some((server, BlockCompletion { tag, result }))
+    }
+
+    #[inline]
+    fn ticket(&mut self, tag: u64) -> u32 {
+        let ticket = Ticket { server: self.server, tag };
+        match self.free.pop() {
+            Some(number) => {
+                self.tickets[number as usize] = ticket;
+                number
+            }
+            None => {
+                self.tickets.push(ticket);
+                self.tickets.len() as u32 - 1
+            }
+        }
+    }
+
+    fn count_open(&mut self, volume: VolumeId, step: isize) {
+        match self.open.iter_mut().find(|(known, _)| *known == volume) {
+            Some((_, count)) => *count = count.saturating_add_signed(step),
+            None => self.open.push((volume, usize::from(step > 0))),
+        }
+        self.open.retain(|(_, count)| *count > 0);
+    }
+
+    fn exported(&self) -> &[VolumeId] {
+        self.exports.get(self.server).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A request of the NBD server in the engine's words; `None` for one that needs no engine.
+fn translate(operation: BlockOperation<SendBuffer>) -> (Operation, RequestFlags, ByteRange, Option<WriteData>) {
+    let fua_flag = |fua| if fua { RequestFlags::FUA } else { RequestFlags::NONE };
+    let none = RequestFlags::NONE;
+    match operation {
+        BlockOperation::Read { offset, length } => (Operation::Read, none, ByteRange::new(offset, length), None),
+        BlockOperation::Write { offset, buffer, fua } => {
+            let range = ByteRange::new(offset, buffer.as_ref().len() as u32);
+            (Operation::Write, fua_flag(fua), range, Some(WriteData::built(buffer)))
+        }
+        BlockOperation::Discard { offset, length, fua } => {
+            (Operation::Discard, fua_flag(fua), ByteRange::new(offset, length), None)
+        }
+        BlockOperation::WriteZeroes { offset, length, fua, no_unmap, .. } => {
+            let keep = if no_unmap { RequestFlags::NO_UNMAP } else { none };
+            (Operation::WriteZeroes, fua_flag(fua).with(keep), ByteRange::new(offset, length), None)
+        }
+        BlockOperation::Flush | BlockOperation::BlockStatus { .. } => {
+            (Operation::Flush, none, ByteRange::EMPTY, None)
+        }
+    }
+}
+
+fn nbd_errno(errno: BlockErrno) -> NbdErrno {
+    match errno {
+        BlockErrno::Eperm | BlockErrno::Eacces | BlockErrno::Erofs => NbdErrno::NotPermitted,
+        BlockErrno::Einval => NbdErrno::Invalid,
+        BlockErrno::Enospc => NbdErrno::NoSpace,
+        BlockErrno::Eoverflow => NbdErrno::Overflow,
+        BlockErrno::Enotsup => NbdErrno::NotSupported,
+        BlockErrno::Eshutdown => NbdErrno::Shutdown,
+        _ => NbdErrno::Io,
+    }
+}
+
+impl BlockService for Station {
+    type WriteBuffer = SendBuffer;
+    type ReadData = ReadData;
+
+    fn open(&mut self, export: &str) -> Result<OpenedExport, OpenRefusal> {
+        let exported = self.exported();
+        let row = match export {
+            "" => exported.first().and_then(|volume| self.rows.virtual_disk(*volume)),
+            name => self.rows.virtual_disk_named(name).filter(|row| exported.contains(&row.id)),
+        };
+        let row = row.ok_or(OpenRefusal::Unknown)?;
+        let opened = OpenedExport {
+            volume: VolumeHandle(row.id.0),
+            size_bytes: row.size_bytes,
+            block_bytes: row.block_bytes.get(),
+            max_transfer_bytes: TRANSFER_BYTES_MAX,
+            read_only: row.read_only,
+            fast_zero: false,
+            description: format!("virtual disk {} of cluster {}", row.name, self.rows.name),
+        };
+        let volume = row.id;
+        self.count_open(volume, 1);
+        Ok(opened)
+    }
+
+    fn exports(&self) -> Vec<ExportEntry> {
+        let rows = self.exported().iter().filter_map(|volume| self.rows.virtual_disk(*volume));
+        rows.map(|row| ExportEntry { name: row.name.clone(), description: String::new() }).collect()
+    }
+
+    fn write_buffer(&mut self, _volume: VolumeHandle, _offset: u64, length: u32) -> Result<SendBuffer, Busy> {
+        let (core, clients) = self.endpoint.parts();
+        clients.engine.write_buffer(core, length as usize).map_err(|_| Busy)
+    }
+
+    fn submit(&mut self, io: NbdIo<SendBuffer>) -> Result<(), SubmitRefusal<SendBuffer>> {
+        let volume = VolumeId(io.volume.0);
+        if let BlockOperation::BlockStatus { length, .. } = io.operation {
+            // What a disk has allocated is not asked for over the cluster: everything counts as data.
+            let extents = BlockAnswer::Extents(vec![Extent { length, hole: false, zero: false }]);
+            self.at_once.push_back((self.server, BlockCompletion { tag: io.tag, result: Ok(extents) }));
+            return Ok(());
+        }
+        if !self.endpoint.clients().engine.may_submit() {
+            return Err(SubmitRefusal { io, reason: SubmitRefusalReason::Busy });
+        }
+        let ticket = self.ticket(io.tag);
+        let (operation, flags, range, data) = translate(io.operation);
+        let request = BlockIo { volume, operation, flags, range, data, tag: u64::from(ticket) };
+        let (core, clients) = self.endpoint.parts();
+        match clients.engine.submit(core, request) {
+            Ok(()) => Ok(()),
+            Err(refused) => {
+                let errno = match refused.why {
+                    // There was room a moment ago.
+                    RefusedWhy::Full => NbdErrno::NoMemory,
+                    RefusedWhy::Failed(errno) => nbd_errno(errno),
+                };
+                self.free.push(ticket);
+                self.at_once.push_back((self.server, BlockCompletion { tag: io.tag, result: Err(errno) }));
+                Ok(())
+            }
+        }
+    }
+
+    fn close(&mut self, volume: VolumeHandle) {
+        self.count_open(VolumeId(volume.0), -1);
+    }
+}
+
