@@ -1,6 +1,8 @@
 //! Clients that others wrote, against the server with a disk in memory: libnbd's tools, qemu's and fio.
 //! A tool that is not installed is skipped, loudly.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it finds the unexpected")]
+
 mod support;
 
 use std::fs;

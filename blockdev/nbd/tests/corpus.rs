@@ -1,5 +1,7 @@
 //! Replays the fuzzer's seeds through the function that the fuzzer drives, and goes a little further by chance.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it finds the unexpected")]
+
 use std::fs;
 use std::path::Path;
 

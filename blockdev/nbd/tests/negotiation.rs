@@ -1,5 +1,7 @@
 //! The handshake: every option, every refusal.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it finds the unexpected")]
+
 mod support;
 
 use blockdev_nbd::codec::{

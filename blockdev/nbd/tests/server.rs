@@ -1,5 +1,7 @@
 //! The server on real sockets: clients that die, that flood, that send garbage; addresses that are taken.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it finds the unexpected")]
+
 mod support;
 
 use std::fs;
