@@ -28,8 +28,8 @@ pub trait Backing {
     /// Sends everything that was submitted to the device, with one system call at most.
     fn kick(&mut self);
 
-    /// Kicks, then hands each completion to `sink`. Gives their number. Costs no system call while nothing was
-    /// submitted and nothing has ended.
+    /// Kicks, then hands each completion to `sink`. Gives their number. Costs no system call while nothing
+    /// was submitted and nothing has ended.
     fn poll(&mut self, sink: &mut impl FnMut(StoreCompletion)) -> usize;
 
     /// Requests taken whose completion has not been polled.
@@ -39,8 +39,8 @@ pub trait Backing {
     /// Fits level- and edge-triggered watching, the latter only with [`Backing::arm`].
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Prepares for sleep: kicks and checks again. `true`: every later completion makes `event_fd` readable, so
-    /// the thread may sleep. `false`: something waits already; poll first.
+    /// Prepares for sleep: kicks and checks again. `true`: every later completion makes `event_fd` readable,
+    /// so the thread may sleep. `false`: something waits already; poll first.
     fn arm(&mut self) -> bool;
 
     /// How long the oldest request in flight has been with the device, to tell a hung disk. Good to some
@@ -108,8 +108,8 @@ impl AnyBacking {
         each!(self, disk => disk.epoch())
     }
 
-    /// Makes `epoch` durable, so that after any crash nobody below it is let in. Storing the same epoch again is
-    /// fine. On files and devices this waits for the device; call it while the gate is closed.
+    /// Makes `epoch` durable, so that after any crash nobody below it is let in. Storing the same epoch again
+    /// is fine. On files and devices this waits for the device; call it while the gate is closed.
     ///
     /// # Errors
     /// [`EpochRefusal`]; `Unknown` is the only one after which the new epoch may be on the disk.

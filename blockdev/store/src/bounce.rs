@@ -11,7 +11,8 @@ pub(crate) const BOUNCE_BUFFERS_MAX: usize = 8;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BounceBuffer(u8);
 
-/// `BOUNCE_BUFFERS_MAX` page-aligned buffers and one of zeroes. Costs address space until a buffer is first used.
+/// `BOUNCE_BUFFERS_MAX` page-aligned buffers and one of zeroes. Costs address space until a buffer is first
+/// used.
 #[derive(Debug)]
 pub(crate) struct BouncePool {
     pages: MmapRaw,

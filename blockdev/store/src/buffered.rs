@@ -1,5 +1,6 @@
 //! A file or device driven by plain system calls through the page cache: the way that always works.
-//! Every request ends inside `submit`, which therefore blocks the polling thread for as long as the disk takes.
+//! Every request ends inside `submit`, which therefore blocks the polling thread for as long as the disk
+//! takes.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -27,8 +28,8 @@ pub struct BufferedFile {
 }
 
 impl BufferedFile {
-    /// Serves `geometry.data_bytes` from the start of the file. Any memory will do, and nothing is ever in flight,
-    /// so those two fields of the geometry are overwritten.
+    /// Serves `geometry.data_bytes` from the start of the file. Any memory will do, and nothing is ever in
+    /// flight, so those two fields of the geometry are overwritten.
     #[must_use]
     pub fn new(file: File, geometry: Geometry) -> Self {
         let geometry = Geometry { memory_alignment: 1, queue_depth: 0, ..geometry };
@@ -49,7 +50,8 @@ impl BufferedFile {
                     // SAFETY: done < length, so the pointer stays inside the memory.
                     let target = unsafe { start.add(done as usize) };
                     let at = (io.offset_bytes + done) as libc::off_t;
-                    // SAFETY: the fd is open; `target` is writable for `rest` bytes by the contract of `IoMemory`.
+                    // SAFETY: the fd is open; `target` is writable for `rest` bytes by the contract of
+                    // `IoMemory`.
                     unsafe { libc::pread(file, target.cast(), rest as usize, at) }
                 })
             }
@@ -62,7 +64,8 @@ impl BufferedFile {
                     // SAFETY: done < length, so the pointer stays inside the memory.
                     let source = unsafe { start.add(done as usize) };
                     let at = (io.offset_bytes + done) as libc::off_t;
-                    // SAFETY: the fd is open; `source` is readable for `rest` bytes by the contract of `IoMemory`.
+                    // SAFETY: the fd is open; `source` is readable for `rest` bytes by the contract of
+                    // `IoMemory`.
                     unsafe { libc::pwrite(file, source.cast(), rest as usize, at) }
                 })?;
                 if fua { self.sync() } else { Ok(()) }

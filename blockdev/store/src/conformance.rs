@@ -15,7 +15,8 @@ pub use model::random_requests_agree_with_a_model;
 pub const DATA_BYTES_MIN: u64 = 4 << 20;
 
 /// Makes a module with one test per check. The second argument is a function or closure expression that gives
-/// `Option<impl Backing>`, `None` (after saying so on standard error) where this machine cannot make such a disk.
+/// `Option<impl Backing>`, `None` (after saying so on standard error) where this machine cannot make such a
+/// disk.
 #[macro_export]
 macro_rules! conformance_suite {
     ($module:ident, $make:expr) => {

@@ -25,14 +25,15 @@ pub struct NewDisk {
     pub block_bytes: u32,
     /// Its identity, unique in the cluster.
     pub uuid: DiskUuid,
-    /// Leave holes instead of allocating the file's space now. A sparse disk can meet "no space" while it serves.
+    /// Leave holes instead of allocating the file's space now. A sparse disk can meet "no space" while it
+    /// serves.
     pub sparse: bool,
     /// Erase what is there.
     pub force: bool,
 }
 
-/// Formats `path`. A file is made (or, forced, emptied first); a block device keeps its old bytes in the data area.
-/// Ends when the new disk is durable, its directory entry included.
+/// Formats `path`. A file is made (or, forced, emptied first); a block device keeps its old bytes in the data
+/// area. Ends when the new disk is durable, its directory entry included.
 ///
 /// # Errors
 /// [`CreateRefusal`].

@@ -103,11 +103,12 @@ macro_rules! each {
 
 /// An open disk.
 ///
-/// **Ownership** of a dual-ported disk is `flock` on the one file description that also carries all its I/O. The
-/// kernel drops that lock when the description's last holder is gone, and a request given to io_uring is a holder:
-/// so when a process dies, the lock is free only after everything it had submitted has ended, and the next owner
-/// cannot be overtaken by a late write of the last one (SPEC B5). This holds between processes of one host that open
-/// the same inode; between hosts it proves nothing, there it takes a reservation of the device.
+/// **Ownership** of a dual-ported disk is `flock` on the one file description that also carries all its I/O.
+/// The kernel drops that lock when the description's last holder is gone, and a request given to io_uring is
+/// a holder: so when a process dies, the lock is free only after everything it had submitted has ended, and
+/// the next owner cannot be overtaken by a late write of the last one (SPEC B5). This holds between processes
+/// of one host that open the same inode; between hosts it proves nothing, there it takes a reservation of the
+/// device.
 #[derive(Debug)]
 pub struct DiskFile {
     engine: FileEngine,
@@ -179,8 +180,9 @@ impl DiskFile {
 
     /// See [`crate::AnyBacking::persist_epoch`].
     ///
-    /// The older slot is written and made durable first, then the other: a crash in between leaves one whole slot,
-    /// and afterwards the loss of either slot no longer loses the epoch, which would let a fenced node in again.
+    /// The older slot is written and made durable first, then the other: a crash in between leaves one whole
+    /// slot, and afterwards the loss of either slot no longer loses the epoch, which would let a fenced node
+    /// in again.
     ///
     /// # Errors
     /// [`EpochRefusal`].
@@ -206,8 +208,8 @@ impl DiskFile {
         Ok(())
     }
 
-    /// See [`crate::AnyBacking::try_take_ownership`]. Reads the superblock again, since the last owner may have
-    /// raised the epoch.
+    /// See [`crate::AnyBacking::try_take_ownership`]. Reads the superblock again, since the last owner may
+    /// have raised the epoch.
     pub fn try_take_ownership(&mut self) -> OwnershipAttempt {
         match self.ownership {
             Ownership::Owned => {}
@@ -266,8 +268,8 @@ impl DiskFile {
 }
 
 impl Drop for DiskFile {
-    /// Unlocks by hand once nothing is in flight. Closing would do, were it not for processes that another thread is
-    /// just forking: they hold a copy of the description until their exec.
+    /// Unlocks by hand once nothing is in flight. Closing would do, were it not for processes that another
+    /// thread is just forking: they hold a copy of the description until their exec.
     fn drop(&mut self) {
         if let FileEngine::Uring(engine) = &mut self.engine {
             engine.drain();

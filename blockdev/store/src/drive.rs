@@ -270,8 +270,9 @@ impl ReadTarget {
         };
         let (start, length) = (bytes.as_mut_ptr(), length_of(bytes));
         let start = NonNull::new(start).expect("a slice is not at null");
-        // SAFETY: the drive owns the chunk or vector until the request has ended: neither moves its bytes when the
-        // owner moves, both keep them mapped and writable, and no reference to them can be made meanwhile.
+        // SAFETY: the drive owns the chunk or vector until the request has ended: neither moves its bytes
+        // when the owner moves, both keep them mapped and writable, and no reference to them can be made
+        // meanwhile.
         unsafe { IoMemory::new(start, length) }
     }
 }
@@ -283,8 +284,8 @@ impl WriteSource {
             Self::Caller(bytes, range) => &bytes[range.clone()],
         };
         let start = NonNull::from(bytes).cast();
-        // SAFETY: the drive holds a reference count until the request has ended, so the bytes stay mapped, and
-        // nobody can have an exclusive reference to them; writes only read.
+        // SAFETY: the drive holds a reference count until the request has ended, so the bytes stay mapped,
+        // and nobody can have an exclusive reference to them; writes only read.
         unsafe { IoMemory::new(start, length_of(bytes)) }
     }
 }

@@ -111,7 +111,8 @@ pub enum EpochRefusal {
     /// The disk was opened for reading only.
     #[error("the disk is open for reading only")]
     ReadOnly,
-    /// Writing failed; the old epoch or the new one is on the disk. Ask again with the same epoch or a higher one.
+    /// Writing failed; the old epoch or the new one is on the disk. Ask again with the same epoch or a higher
+    /// one.
     #[error("the epoch may not have reached the disk: {fault}")]
     Unknown {
         /// What the disk reported.

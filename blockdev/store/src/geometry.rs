@@ -7,7 +7,8 @@ use crate::request::{StoreIo, StoreOperation};
 pub const BLOCK_BYTES_MIN: u32 = 512;
 /// Largest logical block that a backing may have, in bytes.
 pub const BLOCK_BYTES_MAX: u32 = 64 << 10;
-/// Longest single read or write, in bytes. Discards and zeroing carry no memory and are bounded by the disk alone.
+/// Longest single read or write, in bytes. Discards and zeroing carry no memory and are bounded by the disk
+/// alone.
 pub const TRANSFER_BYTES_MAX: u64 = 64 << 20;
 
 /// What a backing offers. Fixed while the backing is open.
@@ -17,8 +18,8 @@ pub struct Geometry {
     pub data_bytes: u64,
     /// Every offset and length is a multiple of this. A power of two, `BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX`.
     pub block_bytes: u32,
-    /// Memory aligned to this many bytes goes to the device without a copy; other memory is bounced and counted.
-    /// 1 where any memory will do.
+    /// Memory aligned to this many bytes goes to the device without a copy; other memory is bounced and
+    /// counted. 1 where any memory will do.
     pub memory_alignment: u32,
     /// Requests that may be in flight at once; one more is [`SubmitRefusal::Full`].
     /// 0 where every request ends inside `submit`.

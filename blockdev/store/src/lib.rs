@@ -1,4 +1,5 @@
-//! Storage that a node reaches directly: memory, image files and raw block devices behind one polled interface.
+//! Storage that a node reaches directly: memory, image files and raw block devices behind one polled
+//! interface.
 //!
 //! One reactor thread owns a backing and drives it in this order, forever:
 //!
@@ -8,8 +9,8 @@
 //! 3. [`Backing::poll`] hands out what has finished.
 //! 4. Before it sleeps on [`Backing::event_fd`], [`Backing::arm`] must say `true`.
 //!
-//! [`AnyBacking`] is the closed set of backings that a node runs; it dispatches without a vtable and adds what
-//! fencing needs: the durable epoch and the ownership of a disk that two nodes can open.
+//! [`AnyBacking`] is the closed set of backings that a node runs; it dispatches without a vtable and adds
+//! what fencing needs: the durable epoch and the ownership of a disk that two nodes can open.
 //!
 //! [`Drive`] is the same door for crates without `unsafe`: it holds the memory of each request until its end.
 

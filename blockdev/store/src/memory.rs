@@ -20,8 +20,8 @@ const UNMAP_BYTES: u64 = 64 << 10;
 pub enum MemoryDiskRefusal {
     /// The sizes do not fit together.
     #[error(
-        "a memory disk of {data_bytes} bytes in blocks of {block_bytes} is not possible: take blocks of a power \
-         of two from 512 to 65536 bytes and a size that is a multiple of them and not zero"
+        "a memory disk of {data_bytes} bytes in blocks of {block_bytes} is not possible: take blocks of a \
+         power of two from 512 to 65536 bytes and a size that is a multiple of them and not zero"
     )]
     Shape {
         /// Size asked for.
@@ -81,7 +81,8 @@ impl MemoryDisk {
         self.epoch
     }
 
-    /// See [`crate::AnyBacking::persist_epoch`]. As durable as the disk itself: it lasts as long as the process.
+    /// See [`crate::AnyBacking::persist_epoch`]. As durable as the disk itself: it lasts as long as the
+    /// process.
     ///
     /// # Errors
     /// [`EpochRefusal::Behind`] and [`EpochRefusal::NotOwned`].

@@ -11,26 +11,36 @@ use crate::superblock::{DiskUuid, FORMAT_VERSION};
 #[derive(Debug, Error)]
 pub enum OpenRefusal {
     /// There is no such file.
-    #[error("there is no disk at {path}: create it with `netdisk disk create {path} --size <bytes>`", path = path.display())]
+    #[error(
+        "there is no disk at {path}: create it with `netdisk disk create {path} --size <bytes>`",
+        path = path.display()
+    )]
     Missing {
         /// Where the disk should be.
         path: PathBuf,
     },
     /// A directory, socket, terminal or the like.
-    #[error("{path} is neither a file nor a block device: give the path of a disk image or a disk", path = path.display())]
+    #[error(
+        "{path} is neither a file nor a block device: give the path of a disk image or a disk",
+        path = path.display()
+    )]
     NotADisk {
         /// What was to be opened.
         path: PathBuf,
     },
     /// Permission denied.
-    #[error("{path} may not be opened for reading and writing by this user: check its owner and mode", path = path.display())]
+    #[error(
+        "{path} may not be opened for reading and writing by this user: check its owner and mode",
+        path = path.display()
+    )]
     PermissionDenied {
         /// What was to be opened.
         path: PathBuf,
     },
     /// A read-only mount or device.
     #[error(
-        "{path} lies on a read-only file system or device: remount it writable, or declare the disk read-only",
+        "{path} lies on a read-only file system or device: remount it writable, or declare the disk \
+        read-only",
         path = path.display()
     )]
     ReadOnlyFileSystem {
@@ -48,8 +58,8 @@ pub enum OpenRefusal {
     },
     /// The image was cut, or it is no image.
     #[error(
-        "{path} has {found_bytes} bytes and needs {needed_bytes}: it was truncated or is no netdisk disk; restore \
-         it, or make it anew with `netdisk disk create --force {path}`, which erases it",
+        "{path} has {found_bytes} bytes and needs {needed_bytes}: it was truncated or is no netdisk disk; \
+        restore it, or make it anew with `netdisk disk create --force {path}`, which erases it",
         path = path.display()
     )]
     TooShort {
@@ -62,8 +72,8 @@ pub enum OpenRefusal {
     },
     /// No superblock where one should be.
     #[error(
-        "{path} is not a netdisk disk (no superblock in its last 64 KiB; was it resized?): if nothing on it is \
-         needed, format it with `netdisk disk create --force {path}`",
+        "{path} is not a netdisk disk (no superblock in its last 64 KiB; was it resized?): if nothing on it \
+        is needed, format it with `netdisk disk create --force {path}`",
         path = path.display()
     )]
     Foreign {
@@ -72,8 +82,8 @@ pub enum OpenRefusal {
     },
     /// Both copies of the superblock fail their checksum.
     #[error(
-        "both copies of the superblock of {path} are damaged: restore the disk, or let it resynchronise from its \
-         other copy after `netdisk disk create --force {path}`",
+        "both copies of the superblock of {path} are damaged: restore the disk, or let it resynchronise \
+        from its other copy after `netdisk disk create --force {path}`",
         path = path.display()
     )]
     Damaged {
@@ -82,8 +92,8 @@ pub enum OpenRefusal {
     },
     /// A later netdisk formatted it.
     #[error(
-        "{path} has format version {found}, this netdisk knows versions up to {FORMAT_VERSION}: update netdisk on \
-         this node",
+        "{path} has format version {found}, this netdisk knows versions up to {FORMAT_VERSION}: update \
+        netdisk on this node",
         path = path.display()
     )]
     NewerVersion {
@@ -160,8 +170,8 @@ pub enum CreateRefusal {
     },
     /// The device's own blocks are larger than those asked for.
     #[error(
-        "{path} has blocks of {device_block_bytes} bytes and cannot serve blocks of {block_bytes}: take blocks of \
-         {device_block_bytes}",
+        "{path} has blocks of {device_block_bytes} bytes and cannot serve blocks of {block_bytes}: take \
+        blocks of {device_block_bytes}",
         path = path.display()
     )]
     BlockTooSmall {
@@ -174,8 +184,8 @@ pub enum CreateRefusal {
     },
     /// The device's own blocks are larger than a superblock slot.
     #[error(
-        "{path} has blocks of {device_block_bytes} bytes, more than the 4096 that netdisk can update safely: use a \
-         file on a file system on it",
+        "{path} has blocks of {device_block_bytes} bytes, more than the 4096 that netdisk can update \
+        safely: use a file on a file system on it",
         path = path.display()
     )]
     DeviceBlockTooLarge {
@@ -192,7 +202,8 @@ pub enum CreateRefusal {
     },
     /// The file system is full.
     #[error(
-        "there is no room for {needed_bytes} bytes at {path}: free some, take a smaller size, or make it sparse",
+        "there is no room for {needed_bytes} bytes at {path}: free some, take a smaller size, or make it \
+        sparse",
         path = path.display()
     )]
     NoSpace {
@@ -205,7 +216,10 @@ pub enum CreateRefusal {
     #[error(transparent)]
     Open(#[from] OpenRefusal),
     /// Writing failed half-way; a new image was removed, a forced one is no disk any more.
-    #[error("formatting {path} failed: check the device and the kernel log, then format it again", path = path.display())]
+    #[error(
+        "formatting {path} failed: check the device and the kernel log, then format it again",
+        path = path.display()
+    )]
     Write {
         /// What was to be formatted.
         path: PathBuf,

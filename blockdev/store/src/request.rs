@@ -8,8 +8,8 @@ use crate::fault::StoreFault;
 /// After a fault of a write the range holds old bytes, new bytes, or any mix of blocks of both.
 pub type StoreResult = Result<(), StoreFault>;
 
-/// One request. The tag is the caller's own and comes back with the completion; the backing does not look at it,
-/// and equal tags in flight are the caller's affair.
+/// One request. The tag is the caller's own and comes back with the completion; the backing does not look at
+/// it, and equal tags in flight are the caller's affair.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreIo {
     /// Comes back in [`StoreCompletion::tag`].
@@ -47,8 +47,8 @@ pub enum StoreOperation {
     WriteZeroes {
         /// Bytes from the offset on.
         length_bytes: u64,
-        /// The space may be given back (a hole). `false` keeps the range allocated, so that later writes to it
-        /// cannot run out of space where the device can promise that.
+        /// The space may be given back (a hole). `false` keeps the range allocated, so that later writes to
+        /// it cannot run out of space where the device can promise that.
         may_unmap: bool,
         /// The completion says that the zeroes are durable.
         fua: bool,
@@ -57,8 +57,8 @@ pub enum StoreOperation {
 
 /// Memory that a device reads or writes directly. A plain description: it owns nothing and frees nothing.
 ///
-/// It is often a chunk of a slab that another process maps too, so its bytes are only ever touched through raw
-/// copies or by the kernel, never through a Rust reference.
+/// It is often a chunk of a slab that another process maps too, so its bytes are only ever touched through
+/// raw copies or by the kernel, never through a Rust reference.
 #[derive(Debug, Clone, Copy)]
 pub struct IoMemory {
     pointer: NonNull<u8>,
@@ -73,8 +73,8 @@ impl IoMemory {
     /// Describes `length_bytes` of memory at `pointer`.
     ///
     /// # Safety
-    /// From the submit of a request with this memory until its end was seen (a refusal, [`Submitted::Done`], or the
-    /// completion with its tag came out of `poll`, or the backing was dropped):
+    /// From the submit of a request with this memory until its end was seen (a refusal, [`Submitted::Done`],
+    /// or the completion with its tag came out of `poll`, or the backing was dropped):
     /// - the whole range is mapped, readable and (for a read) writable, and is not unmapped or moved;
     /// - nobody holds a Rust reference to it that the transfer would violate: for a read no reference at all,
     ///   for a write no exclusive one.

@@ -1,7 +1,7 @@
 //! The superblock: who this disk is and the fencing epoch it has seen. Layout and choice of slot; no I/O.
 //!
-//! The disk ends with a tail of [`TAIL_BYTES`], which clients never see. It holds two slots of one page, far enough
-//! apart that one torn or lost write hits one of them at most. Little-endian:
+//! The disk ends with a tail of [`TAIL_BYTES`], which clients never see. It holds two slots of one page, far
+//! enough apart that one torn or lost write hits one of them at most. Little-endian:
 //!
 //! | at | bytes | |
 //! |---|---|---|
@@ -28,8 +28,8 @@ pub const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"NETDISK\0";
 const CRC_AT: usize = SLOT_BYTES - 4;
 
-/// The identity of a disk, given when the disk is formatted: the cluster's part and the disk's number in it, as the
-/// caller composes them, so that a disk of another cluster with the same number is told apart.
+/// The identity of a disk, given when the disk is formatted: the cluster's part and the disk's number in it,
+/// as the caller composes them, so that a disk of another cluster with the same number is told apart.
 /// Printed as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DiskUuid(pub u128);

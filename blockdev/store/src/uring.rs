@@ -1,4 +1,5 @@
-//! A file or device driven by io_uring with direct I/O: nothing copied, nothing blocked, one system call a round.
+//! A file or device driven by io_uring with direct I/O: nothing copied, nothing blocked, one system call a
+//! round.
 
 use std::fs::File;
 use std::io;
@@ -24,8 +25,8 @@ const DISK: types::Fixed = types::Fixed(0);
 
 /// An open file with direct I/O and its ring.
 ///
-/// The file is registered with the ring, so the kernel keeps its description, and with it any `flock`, until the
-/// ring's last request has ended, even when this process dies.
+/// The file is registered with the ring, so the kernel keeps its description, and with it any `flock`, until
+/// the ring's last request has ended, even when this process dies.
 pub struct UringFile {
     ring: IoUring,
     slots: Vec<Option<InFlight>>,
@@ -70,7 +71,8 @@ enum Step {
 }
 
 impl UringFile {
-    /// Makes a ring for a file that is open with `O_DIRECT`. `geometry.queue_depth` requests may be in flight.
+    /// Makes a ring for a file that is open with `O_DIRECT`. `geometry.queue_depth` requests may be in
+    /// flight.
     ///
     /// # Errors
     /// What the kernel says when it has no ring or no address space for us, with the file given back.
@@ -124,8 +126,8 @@ impl UringFile {
         &self.file
     }
 
-    /// Waits for the end of everything in flight and forgets it: until then the kernel writes into memory that
-    /// others own.
+    /// Waits for the end of everything in flight and forgets it: until then the kernel writes into memory
+    /// that others own.
     pub(crate) fn drain(&mut self) {
         while self.in_flight() > 0 {
             if let Err(error) = self.ring.submit_and_wait(1) {
@@ -191,7 +193,8 @@ impl UringFile {
         Some(StoreCompletion { tag: in_flight.io.tag, result })
     }
 
-    /// Whether there is something that only a system call brings forward: entries to send or work of the kernel.
+    /// Whether there is something that only a system call brings forward: entries to send or work of the
+    /// kernel.
     fn enter_needed(&mut self) -> bool {
         let queue = self.ring.submission();
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
@@ -241,8 +244,8 @@ impl InFlight {
                 if self.bounce.is_some() {
                     // SAFETY: done < length, so the pointer stays inside the memory.
                     let source = unsafe { memory.pointer().as_ptr().add(self.done_bytes as usize) };
-                    // SAFETY: the source is readable by the contract of `IoMemory`, the buffer is ours alone and
-                    // at least `length` long, and the two are different mappings.
+                    // SAFETY: the source is readable by the contract of `IoMemory`, the buffer is ours alone
+                    // and at least `length` long, and the two are different mappings.
                     unsafe { std::ptr::copy_nonoverlapping(source, start, length as usize) };
                 }
                 opcode::Write::new(DISK, start, length).offset(at).rw_flags(durable).build()
@@ -285,8 +288,8 @@ impl InFlight {
         if let (Some(buffer), StoreOperation::Read { memory }) = (&self.bounce, self.io.operation) {
             // SAFETY: done < length, so the pointer stays inside the memory.
             let target = unsafe { memory.pointer().as_ptr().add(self.done_bytes as usize) };
-            // SAFETY: the target is writable for the rest by the contract of `IoMemory`, the buffer holds `moved`
-            // bytes just read, and the two are different mappings.
+            // SAFETY: the target is writable for the rest by the contract of `IoMemory`, the buffer holds
+            // `moved` bytes just read, and the two are different mappings.
             unsafe { std::ptr::copy_nonoverlapping(bounce.pointer(buffer), target, moved as usize) };
         }
         self.done_bytes += moved;
@@ -320,8 +323,8 @@ impl InFlight {
         if outcome >= 0 {
             return Some(Ok(()));
         }
-        // A sync is never asked twice: the second one would hide what the first one lost. Only an interruption,
-        // which says that nothing was looked at, is no answer.
+        // A sync is never asked twice: the second one would hide what the first one lost. Only an
+        // interruption, which says that nothing was looked at, is no answer.
         if -outcome == libc::EINTR && self.put_off(outcome) {
             return None;
         }
@@ -371,8 +374,8 @@ impl Backing for UringFile {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 Err(_) => {
-                    // Short of memory, or completions must be taken first: what is queued stays queued, and the
-                    // next round tries again. If that never helps, the age of the oldest request tells.
+                    // Short of memory, or completions must be taken first: what is queued stays queued, and
+                    // the next round tries again. If that never helps, the age of the oldest request tells.
                     self.counters.kernel_busy += 1;
                     break;
                 }
@@ -421,7 +424,8 @@ impl Backing for UringFile {
 impl Drop for UringFile {
     fn drop(&mut self) {
         self.drain();
-        // The kernel takes a ring apart some time after its descriptor was closed; the file shall not wait for that.
+        // The kernel takes a ring apart some time after its descriptor was closed; the file shall not wait
+        // for that.
         let _ = self.ring.submitter().unregister_files();
     }
 }
@@ -445,8 +449,8 @@ mod tests {
 
     /// A read of 8 blocks whose memory is only described, never touched.
     fn in_flight() -> InFlight {
-        // SAFETY: without a bounce buffer nothing touches the memory before the kernel is asked, which these tests
-        // never do.
+        // SAFETY: without a bounce buffer nothing touches the memory before the kernel is asked, which these
+        // tests never do.
         let memory = unsafe { IoMemory::new(NonNull::dangling(), (BLOCKS * BLOCK) as u32) };
         InFlight {
             io: StoreIo { tag: 1, offset_bytes: 0, operation: StoreOperation::Read { memory } },

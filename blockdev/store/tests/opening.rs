@@ -60,11 +60,8 @@ fn a_truncated_image_is_told_from_a_foreign_one() {
     file.set_len(DATA_BYTES).expect("it can be cut");
     let expecting = OpenMode { expected_data_bytes: Some(DATA_BYTES), ..OpenMode::default() };
     let short = refusal(&path.0, &expecting);
-    let needed = DATA_BYTES + TAIL_BYTES;
-    assert!(
-        matches!(short, OpenRefusal::TooShort { found_bytes: DATA_BYTES, needed_bytes, .. } if needed_bytes == needed),
-        "{short:?}"
-    );
+    let OpenRefusal::TooShort { found_bytes, needed_bytes, .. } = short else { panic!("{short:?}") };
+    assert_eq!((found_bytes, needed_bytes), (DATA_BYTES, DATA_BYTES + TAIL_BYTES));
     assert!(matches!(refusal(&path.0, &OpenMode::default()), OpenRefusal::Foreign { .. }));
     file.set_len(1000).expect("it can be cut");
     assert!(matches!(refusal(&path.0, &OpenMode::default()), OpenRefusal::TooShort { .. }));
@@ -111,7 +108,8 @@ fn missing_permission_is_named() {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
     std::fs::set_permissions(&path.0, mode).expect("the mode can be set");
     let opened = std::thread::spawn(move || {
-        // SAFETY: concerns the file accesses of this thread only, which ends here. Takes root's override away.
+        // SAFETY: concerns the file accesses of this thread only, which ends here. Takes root's override
+        // away.
         unsafe { libc::setfsuid(65534) };
         let refusal = DiskFile::open(&path.0, &OpenMode::default()).expect_err("mode 000");
         // SAFETY: no conditions.

@@ -173,8 +173,8 @@ const CHILD_DISK: &str = "NETDISK_STORE_TEST_CHILD_DISK";
 const CHILD_WRITES: u64 = 32;
 const CHILD_WRITE_BYTES: usize = 64 << 10;
 
-/// The process that is killed: not a test unless [`CHILD_DISK`] names a disk. Owns the disk, says so, waits for a
-/// line, submits its writes, says so, and never looks at their ends.
+/// The process that is killed: not a test unless [`CHILD_DISK`] names a disk. Owns the disk, says so, waits
+/// for a line, submits its writes, says so, and never looks at their ends.
 #[test]
 fn child_that_owns_a_disk_and_is_killed() {
     let Ok(path) = std::env::var(CHILD_DISK) else { return };
@@ -271,8 +271,9 @@ fn the_lock_of_a_killed_owner_is_free_only_after_its_io_has_ended() {
     assert_written(&mut Bench::new(disk));
 }
 
-/// The same with a disk that stands still: a loop device over an image on a frozen file system. The owner is dead and
-/// buried, its writes are with the block layer, and its lock must be held until the file system thaws.
+/// The same with a disk that stands still: a loop device over an image on a frozen file system. The owner is
+/// dead and buried, its writes are with the block layer, and its lock must be held until the file system
+/// thaws.
 // proves: B5
 #[test]
 fn the_lock_of_a_killed_owner_is_held_while_its_io_hangs_in_the_device() {
@@ -301,7 +302,8 @@ fn the_lock_of_a_killed_owner_is_held_while_its_io_hangs_in_the_device() {
         owner.kill();
         let buried = owner.process.wait().expect("it can be waited for");
         assert!(!buried.success());
-        // Looked at from a bare description: an attempt that wrongly succeeded would go on to read the frozen disk.
+        // Looked at from a bare description: an attempt that wrongly succeeded would go on to read the frozen
+        // disk.
         let bare = std::fs::File::open(&device.0).expect("the device opens");
         for _ in 0..1000 {
             let locked = flock(&bare, FlockOperation::NonBlockingLockExclusive);
@@ -320,7 +322,8 @@ fn the_lock_of_a_killed_owner_is_held_while_its_io_hangs_in_the_device() {
     });
 }
 
-/// A frozen file system; thawed on drop, and at the latest after [`Frozen::SECONDS_MAX`], whatever hangs in it.
+/// A frozen file system; thawed on drop, and at the latest after [`Frozen::SECONDS_MAX`], whatever hangs in
+/// it.
 struct Frozen {
     mounted: Arc<std::fs::File>,
     _end: Sender<()>,

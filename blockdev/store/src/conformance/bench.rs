@@ -1,4 +1,5 @@
-//! A disk on the bench: memory for its requests, and a loop that runs them to their end the way a reactor does.
+//! A disk on the bench: memory for its requests, and a loop that runs them to their end the way a reactor
+//! does.
 
 use std::collections::HashMap;
 use std::ptr::NonNull;
@@ -62,8 +63,8 @@ impl TestMemory {
         // SAFETY: the range was checked.
         let start = unsafe { self.0.as_mut_ptr().add(at) };
         let start = NonNull::new(start).expect("a mapping is not at null");
-        // SAFETY: the memory stays mapped while `self` lives, which tests keep until the end, and no reference to
-        // it is ever made.
+        // SAFETY: the memory stays mapped while `self` lives, which tests keep until the end, and no
+        // reference to it is ever made.
         unsafe { IoMemory::new(start, length_bytes as u32) }
     }
 }

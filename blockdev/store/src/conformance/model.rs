@@ -39,8 +39,8 @@ struct Pending {
     discard: bool,
 }
 
-/// Requests that do not overlap run at the same time, in every kind, size and alignment; each read sees what the
-/// model has, and so does the whole disk at the end.
+/// Requests that do not overlap run at the same time, in every kind, size and alignment; each read sees what
+/// the model has, and so does the whole disk at the end.
 pub fn random_requests_agree_with_a_model<B: Backing>(disk: B) {
     let mut bench = Bench::new(disk);
     let mut model = vec![0; DATA_BYTES_MIN as usize];

@@ -5,8 +5,8 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Runs `body` in a mount namespace of its own, with a directory to mount on; skips it loudly where this user may
-/// not make one.
+/// Runs `body` in a mount namespace of its own, with a directory to mount on; skips it loudly where this user
+/// may not make one.
 pub(crate) fn with_private_mounts(body: impl FnOnce(&Path) + Send + 'static) {
     let place = super::TestPath::on_disk().0.clone();
     std::fs::create_dir(&place).expect("a mount point");
