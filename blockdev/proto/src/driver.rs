@@ -10,7 +10,6 @@ use self::volume::{Attachment, VolumeView};
 use crate::errno::BlockErrno;
 use crate::geometry::{ByteRange, VolumeId};
 use crate::mapping::{Mapping, MappingFault};
-use crate::overlap::OverlapTable;
 use crate::pending::{PendingList, Stage};
 use crate::volume_table::VolumeTable;
 use crate::wire::{Answer, Attach, AttachVerdict, Attached, Execution, Operation, PathBroken};
@@ -289,9 +288,8 @@ impl Driver {
         entry.range = submission.range;
         entry.tag = submission.tag;
         if submission.operation != Operation::Flush {
-            let overlap = volume.overlap.get_or_insert_with(OverlapTable::new);
             let modifies = submission.operation.modifies();
-            let (position, blockers) = overlap.enter(submission.range, modifies, id.slot, id.sequence);
+            let (position, blockers) = volume.overlap.enter(submission.range, modifies, id.slot, id.sequence);
             entry.position = position;
             if blockers > 0 {
                 entry.stage = Stage::Blocked;

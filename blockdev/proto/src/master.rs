@@ -186,6 +186,8 @@ pub struct Master {
     clients: ClientTable,
     running: RunningList,
     deadline: Time,
+    /// No gate may open, see [`Master::fence`].
+    fenced: bool,
     counts: MasterCounts,
 }
 
@@ -200,6 +202,7 @@ impl Master {
             clients: ClientTable::new(),
             running: RunningList::new(limits.executing_max.max(1)),
             deadline: Time::NEVER,
+            fenced: false,
             counts: MasterCounts::default(),
         }
     }
@@ -226,6 +229,26 @@ impl Master {
         self.step_gate(now, index, actions);
         self.settle_attaches(index, actions);
         Ok(())
+    }
+
+    /// Closes every gate and keeps it closed, whatever mappings come, until [`Master::unfence`]: this node has lost
+    /// the majority, or its membership. What runs is drained, then ownership is given up.
+    pub fn fence(&mut self, now: Time, actions: &mut Vec<MasterAction>) {
+        self.set_fenced(now, true, actions);
+    }
+
+    /// Lets the gates open again as the mappings say.
+    pub fn unfence(&mut self, now: Time, actions: &mut Vec<MasterAction>) {
+        self.set_fenced(now, false, actions);
+    }
+
+    fn set_fenced(&mut self, now: Time, fenced: bool, actions: &mut Vec<MasterAction>) {
+        self.fenced = fenced;
+        for index in 0..self.volumes.len() {
+            self.aim_gate(index);
+            self.step_gate(now, index, actions);
+            self.settle_attaches(index, actions);
+        }
     }
 
     /// Takes the list of nodes that are members. From now on messages of others are dropped.

@@ -4,29 +4,16 @@
 //! conflicting one with a lower sequence that is not finished, in Limbo or not (SPEC B5): else a write that is
 //! issued a second time could land on top of a later one that was answered in between.
 //!
-//! Sane cost without a tree: a table of counters, one per 4 KiB granule modulo its size, tells "surely alone" in one
-//! look; only a hit, true or by coincidence, is followed by a scan of the volume's ranges, which lie side by side.
+//! No tree: the ranges' granules lie side by side as 32-bit numbers, and "surely alone" is one pass of vector
+//! compares over them, some tens of nanoseconds at queue depth 256. Only a granule in common is followed by the exact look.
 
 use crate::geometry::ByteRange;
 use crate::wire::Slot;
-use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 use transport_proto::identity::Sequence;
 
-/// Counters of a table. At queue depth 256 of single blocks about one look in eight meets another's counter.
-const GRANULES: usize = 2048;
 /// log2 of the bytes of a granule (4 KiB).
 const GRANULE_SHIFT: u32 = 12;
-/// A range of more granules than this is not entered in the counters: while one is pending, everybody scans.
-const GRANULES_PER_RANGE_MAX: u64 = 257;
-
-/// How many pending ranges touch a granule.
-#[derive(Clone, Copy, Default)]
-struct Touches {
-    reads: u16,
-    writes: u16,
-}
 
 struct Entry {
     range: ByteRange,
@@ -47,25 +34,19 @@ impl Entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Position(u32);
 
-/// The ranges of one volume's pending requests.
+/// The ranges of one volume's pending requests. The three lists have the same order.
+#[derive(Default)]
 pub(crate) struct OverlapTable {
-    touches: Box<[Touches]>,
+    /// First granule of each range.
+    firsts: Vec<i32>,
+    /// Last granule of each range.
+    lasts: Vec<i32>,
     entries: Vec<Entry>,
-    wide: usize,
+    /// Ranges that wait for others.
     blocked: usize,
 }
 
 impl OverlapTable {
-    /// An empty table; allocates its counters (8 KiB).
-    pub(crate) fn new() -> OverlapTable {
-        OverlapTable {
-            touches: vec![Touches::default(); GRANULES].into_boxed_slice(),
-            entries: Vec::with_capacity(64),
-            wide: 0,
-            blocked: 0,
-        }
-    }
-
     /// Enters a range whose sequence is higher than all before, and tells by how many it is blocked.
     #[inline]
     pub(crate) fn enter(
@@ -75,28 +56,16 @@ impl OverlapTable {
         slot: Slot,
         sequence: Sequence,
     ) -> (Position, u32) {
-        debug_assert!(range.length > 0);
-        let mut alone = self.wide == 0;
-        match granules(range) {
-            Some((first, count)) => {
-                for granule in first..first + count {
-                    let touches = &mut self.touches[granule as usize % GRANULES];
-                    alone &= touches.writes == 0 && !(modifies && touches.reads > 0);
-                    if modifies { touches.writes += 1 } else { touches.reads += 1 }
-                }
-            }
-            None => {
-                alone = false;
-                self.wide += 1;
-            }
-        }
-        let blockers = if alone {
+        let (first, last) = (granule(range.offset), granule(range.end() - 1));
+        let blockers = if self.is_alone(first, last) {
             0
         } else {
             self.entries.iter().filter(|other| other.conflicts(range, modifies)).count() as u32
         };
         self.blocked += usize::from(blockers > 0);
         let position = Position(self.entries.len() as u32);
+        self.firsts.push(first);
+        self.lasts.push(last);
         self.entries.push(Entry { range, sequence, slot, blockers, modifies });
         (position, blockers)
     }
@@ -106,16 +75,9 @@ impl OverlapTable {
     #[inline]
     pub(crate) fn leave(&mut self, position: Position, released: &mut Vec<Slot>) -> Option<Slot> {
         let index = position.0 as usize;
+        self.firsts.swap_remove(index);
+        self.lasts.swap_remove(index);
         let gone = self.entries.swap_remove(index);
-        match granules(gone.range) {
-            Some((first, count)) => {
-                for granule in first..first + count {
-                    let touches = &mut self.touches[granule as usize % GRANULES];
-                    if gone.modifies { touches.writes -= 1 } else { touches.reads -= 1 }
-                }
-            }
-            None => self.wide -= 1,
-        }
         self.blocked -= usize::from(gone.blockers > 0);
         if self.blocked > 0 {
             self.release(&gone, released);
@@ -123,6 +85,16 @@ impl OverlapTable {
         self.entries.get(index).map(|moved| moved.slot)
     }
 
+    /// True when no range in the table has a granule in common with these. Without branches, so that it compiles to
+    /// vector compares.
+    #[inline]
+    fn is_alone(&self, first: i32, last: i32) -> bool {
+        let pairs = self.firsts.iter().zip(&self.lasts);
+        let meets = |(from, to): (&i32, &i32)| i32::from(*from <= last) & i32::from(*to >= first);
+        pairs.map(meets).fold(0, |any, one| any | one) == 0
+    }
+
+    #[cold]
     fn release(&mut self, gone: &Entry, released: &mut Vec<Slot>) {
         for entry in &mut self.entries {
             if entry.sequence > gone.sequence && entry.conflicts(gone.range, gone.modifies) {
@@ -136,12 +108,10 @@ impl OverlapTable {
     }
 }
 
-/// First granule and number of granules of a range; `None` if it is too wide for the counters.
+/// The granule of a byte. Bytes past 8 TiB share the last one: they cost exact looks, not errors.
 #[inline]
-fn granules(range: ByteRange) -> Option<(u64, u64)> {
-    let first = range.offset >> GRANULE_SHIFT;
-    let count = ((range.end() - 1) >> GRANULE_SHIFT) - first + 1;
-    (count <= GRANULES_PER_RANGE_MAX).then_some((first, count))
+fn granule(byte: u64) -> i32 {
+    i32::try_from(byte >> GRANULE_SHIFT).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
@@ -187,7 +157,7 @@ mod tests {
         // proves: B5
         #[test]
         fn a_range_is_free_exactly_when_no_earlier_conflicting_one_is_pending(steps in prop::collection::vec(step(), 1..80)) {
-            let mut table = OverlapTable::new();
+            let mut table = OverlapTable::default();
             let mut plain: Vec<Plain> = Vec::new();
             let mut released = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
@@ -222,9 +192,8 @@ mod tests {
                     Step::Leave { .. } => {}
                 }
             }
-            for count in table.touches.iter().filter(|_| plain.is_empty()) {
-                prop_assert_eq!((count.reads, count.writes), (0, 0));
-            }
+            prop_assert_eq!(table.entries.len(), plain.len());
+            prop_assert_eq!(table.blocked, plain.iter().filter(|one| blockers(&plain, one) > 0).count());
         }
     }
 }

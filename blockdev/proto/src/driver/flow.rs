@@ -253,8 +253,7 @@ impl Driver {
     #[inline]
     fn leave_overlap(&mut self, index: usize, position: crate::overlap::Position) {
         let volume = &mut self.volumes[index];
-        let Some(overlap) = &mut volume.overlap else { return };
-        if let Some(moved) = overlap.leave(position, &mut self.scratch) {
+        if let Some(moved) = volume.overlap.leave(position, &mut self.scratch) {
             self.pending.at_mut(moved).position = position;
         }
         for slot in self.scratch.drain(..) {

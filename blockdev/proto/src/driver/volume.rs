@@ -46,8 +46,7 @@ pub(super) struct VolumeView {
     /// Of those, in Limbo.
     pub(super) limbo: usize,
     pub(super) held: HeldQueue,
-    /// Allocated with the first request.
-    pub(super) overlap: Option<OverlapTable>,
+    pub(super) overlap: OverlapTable,
     /// Nothing is sent before this time; zero when nothing was busy.
     pub(super) busy_until: Time,
     busy_wait: Duration,
@@ -64,7 +63,7 @@ impl VolumeView {
             under_way: 0,
             limbo: 0,
             held: HeldQueue::default(),
-            overlap: None,
+            overlap: OverlapTable::default(),
             busy_until: Time(0),
             busy_wait: Duration::ZERO,
         }

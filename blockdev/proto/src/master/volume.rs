@@ -74,7 +74,7 @@ impl Master {
             }
             self.disks[index] = candidate.disk;
         }
-        let serves = mapping.serving == Some(self.node);
+        let serves = mapping.serving == Some(self.node) && !self.fenced;
         let goal = Goal { epoch: mapping.epoch, persist: !mapping.read_only };
         served.gate.aim(serves.then_some(goal));
     }

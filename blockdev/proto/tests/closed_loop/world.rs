@@ -227,7 +227,7 @@ impl World {
             data: Vec::new(),
             score: Score::default(),
             is_calm: false,
-            has_locks: seed % 2 == 0,
+            has_locks: seed.is_multiple_of(2),
         };
         world.announce();
         world
