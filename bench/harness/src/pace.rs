@@ -136,14 +136,14 @@ pub fn closed_loop_at_depth<P: Pipeline>(
     let mut recorder = Recorder::new(1);
     let mut started_ns = vec![0; depth as usize];
     let mut finished = Vec::with_capacity(depth as usize);
-    let start_ns = clock.now_ns();
-    let record_from_ns = start_ns + budget.warm_up.as_nanos() as u64;
-    let end_ns = record_from_ns + budget.measure.as_nanos() as u64;
+    let warm_until_ns = clock.now_ns() + budget.warm_up.as_nanos() as u64;
     for tag in 0..depth {
         started_ns[tag as usize] = clock.now_ns();
         pipeline.submit(tag)?;
     }
     let mut in_flight = depth;
+    // The recorded time begins with the first completion after the warm-up, so a stall then cannot swallow all of it.
+    let mut record_from_ns = None;
     let mut elapsed_ns = 0;
     while in_flight > 0 {
         pipeline.poll(&mut |tag| finished.push(tag))?;
@@ -151,16 +151,22 @@ pub fn closed_loop_at_depth<P: Pipeline>(
             continue;
         }
         let now_ns = clock.now_ns();
+        let was_warm = record_from_ns.is_some();
+        let from_ns = match record_from_ns {
+            None if now_ns >= warm_until_ns => *record_from_ns.insert(now_ns),
+            known => known.unwrap_or(u64::MAX - budget.measure.as_nanos() as u64),
+        };
+        let over = now_ns >= from_ns + budget.measure.as_nanos() as u64;
         for tag in finished.drain(..) {
-            if now_ns >= record_from_ns && now_ns <= end_ns {
+            if was_warm && (!over || recorder.samples() == 0) {
                 recorder.record_ns(now_ns - started_ns[tag as usize]);
-                elapsed_ns = now_ns - record_from_ns;
+                elapsed_ns = now_ns - from_ns;
             }
-            if now_ns < end_ns {
+            if over {
+                in_flight -= 1;
+            } else {
                 started_ns[tag as usize] = now_ns;
                 pipeline.submit(tag)?;
-            } else {
-                in_flight -= 1;
             }
         }
     }

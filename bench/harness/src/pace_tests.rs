@@ -120,6 +120,20 @@ impl Pipeline for Queue {
 }
 
 #[test]
+fn a_stall_longer_than_the_measurement_is_recorded_not_lost() {
+    let mut clock = HeldClock::default();
+    let mut queue = Queue { clock: clock.clone(), waiting: Default::default(), in_flight_max: 0 };
+    let run = closed_loop_at_depth(
+        &mut clock,
+        &Budget { measure: Duration::from_micros(1), ..budget(1, 0) },
+        2,
+        &mut queue,
+    );
+    let summary = run.unwrap().recorder.summary();
+    assert_eq!((summary.count, summary.p50_ns / MS), (1, 2));
+}
+
+#[test]
 fn depth_is_held_and_latency_counts_the_queue() {
     let mut clock = HeldClock::default();
     let mut queue = Queue { clock: clock.clone(), waiting: Default::default(), in_flight_max: 0 };

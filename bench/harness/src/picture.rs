@@ -11,8 +11,17 @@ const WIDTH_PX: u32 = 900;
 const HEIGHT_PX: u32 = 500;
 /// Nines shown at most: the axis ends at 99.999 %.
 const NINES_MAX: f64 = 5.0;
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(0, 90, 181), RGBColor(220, 50, 32), RGBColor(0, 130, 80), RGBColor(90, 90, 90)];
+/// Told apart also by those who see fewer colours; a ninth curve begins again.
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(90, 90, 90),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    RGBColor(204, 121, 167),
+    RGBColor(0, 0, 0),
+];
 
 /// Draws one curve per recorder into an SVG file. Both axes are logarithmic, as tails need.
 ///
@@ -60,7 +69,8 @@ pub fn draw_percentiles(path: &Path, title: &str, curves: &[(String, &Recorder)]
         .configure_series_labels()
         .border_style(BLACK)
         .background_style(WHITE)
-        .position(SeriesLabelPosition::UpperLeft)
+        // Curves rise to the right, so this corner is free.
+        .position(SeriesLabelPosition::LowerRight)
         .draw()
         .map_err(|error| unable(&error))?;
     root.present().map_err(|error| unable(&error))

@@ -1,13 +1,15 @@
 //! Every scenario, its goal and its two sides. This list is the table's rows, in order.
 
-use bench_harness::{Contender, Goal, Unit};
+use bench_harness::{Contender, Goal, Placement, Unit};
 
 use crate::limits::cache_line::{self, CacheLineRoundTrip};
 use crate::limits::memory_copy::{MemoryCopy, Places, Reading};
 use crate::limits::tcp_round_trip::{Exchange, TcpRoundTrip};
 use crate::limits::tcp_stream::TcpStreaming;
 use crate::limits::tcp_wait::Wait;
-use crate::netdisk::{AllocationsPerMessage, Carrier, Layout, MessageRoundTrip, MessageStream, Waiting};
+use crate::netdisk::{
+    AllocationsPerMessage, Carrier, DiskRead, Layout, MessageRoundTrip, MessageStream, Waiting,
+};
 use crate::peers::{FioFigure, FioRead, NbdkitMemory, Tool};
 use crate::scenario::Scenario;
 use crate::settings::Settings;
@@ -20,6 +22,7 @@ pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     let mut all = limits(settings);
     all.extend(messages(settings));
     all.extend(allocations(settings));
+    all.extend(disks(settings));
     all.extend(peers(settings));
     all
 }
@@ -155,6 +158,25 @@ fn allocations(settings: &Settings) -> Vec<Scenario> {
         none("shm/4KiB/allocations", Carrier::Shm, 4 * KIB),
         none("tcp/64B/allocations", Carrier::Tcp, 64),
         none("tcp/4KiB/allocations", Carrier::Tcp, 4 * KIB),
+    ]
+}
+
+/// The library surface on a memory disk of another node.
+fn disks(settings: &Settings) -> Vec<Scenario> {
+    let Settings { cores, budget, .. } = *settings;
+    let read = |id, title, carrier, goal, limit| {
+        let layout = Layout { carrier, links: 1, waiting: Waiting::Spinning };
+        let ours = DiskRead { cores, budget, layout, bytes: 4 * KIB as u32 };
+        let unit = Unit::Nanoseconds;
+        Scenario { id, title, unit, goal, needs: Vec::new(), ours: Some(Box::new(ours)), limit }
+    };
+    let near = Goal::FigureAtMost { figure: 2_000.0, only: Some(Placement::Near) };
+    // A request goes as one frame of 64 bytes and comes back with its block.
+    let raw = Box::new(round_trip(settings, 64, 4 * KIB, Wait::Spinning));
+    let title = "read of a remote memory disk, one at a time";
+    vec![
+        read("library/shm/read/4KiB", title, Carrier::Shm, near, None),
+        read("library/tcp/read/4KiB", title, Carrier::Tcp, Goal::RatioAtMost { ratio: 1.5 }, Some(raw)),
     ]
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{cache_line, memory_copy, tcp_round_trip, tcp_stream};
-use crate::netdisk::partner;
+use crate::netdisk::{disk_master, partner};
 
 /// The hidden sub-command that turns this binary into a worker.
 pub(crate) const SUB_COMMAND: &str = "worker";
@@ -22,6 +22,8 @@ pub(crate) enum Role {
     TcpSink(tcp_stream::Sink),
     /// netdisk's endpoint at the other end.
     NetdiskPartner(partner::Partner),
+    /// netdisk's master of a memory disk at the other end.
+    NetdiskDiskMaster(disk_master::DiskMaster),
 }
 
 impl Role {
@@ -37,6 +39,7 @@ impl Role {
             Self::TcpEcho(echo) => echo.serve(),
             Self::TcpSink(sink) => sink.serve(),
             Self::NetdiskPartner(partner) => partner.serve(),
+            Self::NetdiskDiskMaster(master) => master.serve(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! netdisk's own side of the scenarios: two endpoints in two processes, wired by shared memory or TCP.
 
 mod allocations;
+pub(crate) mod disk_master;
+mod disk_read;
 pub(crate) mod partner;
 mod round_trip;
 mod station;
@@ -9,6 +11,7 @@ mod sweep;
 mod wiring;
 
 pub(crate) use allocations::AllocationsPerMessage;
+pub(crate) use disk_read::DiskRead;
 pub(crate) use round_trip::MessageRoundTrip;
 pub(crate) use stream::MessageStream;
 pub(crate) use sweep::{Destinations, sweep};

@@ -8,13 +8,18 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use transport_endpoint::{Clients, Endpoint, EndpointConfig, PeerPlan, RailAddress, RailPlan, SpinSettings};
 use transport_proto::cluster_key::ClusterKey;
-use transport_proto::identity::{Incarnation, LinkId, NodeId, Path, RailId};
+use transport_proto::identity::{Epoch, Incarnation, LinkId, NodeId, Path, RailId};
 use transport_proto::route::Spread;
 
 /// The measuring process; the lower id, so it listens and the partner dials.
 pub(crate) const STATION: NodeId = NodeId(1);
 /// The worker process.
 pub(crate) const PARTNER: NodeId = NodeId(2);
+
+/// Both of them.
+pub(crate) const MEMBERS: [NodeId; 2] = [STATION, PARTNER];
+/// The only configuration there is.
+pub(crate) const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// Numbers the wirings of this process, so that no two share an address.
 static WIRINGS: AtomicU32 = AtomicU32::new(0);
@@ -119,6 +124,7 @@ impl Wiring {
         let spread = if self.layout.links > 1 { Spread::Stripe } else { Spread::Single };
         let plan = PeerPlan { node: peer, spread, rails };
         endpoint.core().set_peer(&plan).map_err(|refusal| anyhow::anyhow!("cannot listen: {refusal:?}"))?;
+        endpoint.core().configure(FIRST_EPOCH, &MEMBERS);
         Ok(endpoint)
     }
 

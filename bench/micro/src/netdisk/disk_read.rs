@@ -1,0 +1,137 @@
+//! The library surface: blocks read from a memory disk of another node.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail, ensure};
+use bench_harness::{Budget, Contender, CorePair, Measured, MonotonicClock, Pinned, Worker, closed_loop};
+use blockdev_engine::{BlockEngine, BlockIo, ReadData, WriteData};
+use blockdev_proto::geometry::ByteRange;
+use blockdev_proto::wire::{Operation, RequestFlags};
+use transport_endpoint::Endpoint;
+use transport_proto::identity::Incarnation;
+
+use super::disk_master::{DiskMaster, VOLUME, map, round};
+use super::wiring::{Layout, STATION, Wiring};
+use crate::role::{Role, SUB_COMMAND};
+
+/// Far more than the caches of one core hold, little enough to be filled quickly.
+const DISK_BYTES: u64 = 64 << 20;
+/// Bytes of each write that fills the disk beforehand.
+const FILL_BYTES: u32 = 1 << 20;
+/// A request that takes longer is stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Rounds between two looks at the clock while a request is under way.
+const ROUNDS_PER_LOOK: u32 = 1 << 12;
+
+/// Random reads, one at a time, as a contender.
+#[derive(Debug)]
+pub(crate) struct DiskRead {
+    /// Where the two nodes run.
+    pub(crate) cores: CorePair,
+    /// Length of a turn.
+    pub(crate) budget: Budget,
+    /// How they are wired.
+    pub(crate) layout: Layout,
+    /// Bytes of each read, whole blocks.
+    pub(crate) bytes: u32,
+}
+
+impl Contender for DiskRead {
+    fn name(&self) -> String {
+        format!("netdisk library, {}", self.layout.carrier.word())
+    }
+
+    fn measure(&mut self) -> Result<Measured> {
+        let mut reader = Reader::connect(self.layout, self.cores)?;
+        reader.fill()?;
+        let mut places = Places::of(self.bytes);
+        let run = closed_loop(&mut MonotonicClock::start(), &self.budget, 1, || -> Result<()> {
+            let offset = places.next_offset();
+            let read = reader.request(Operation::Read, ByteRange::new(offset, self.bytes), None)?;
+            let head = read.as_ref().and_then(|data| data.as_ref().first().copied());
+            ensure!(head == Some(fill_byte(offset)), "the read at {offset} brought {head:?}");
+            Ok(())
+        })?;
+        Ok(Measured::latency(run.recorder))
+    }
+}
+
+/// What the disk holds at an offset; differs between the parts that were written at once.
+fn fill_byte(offset: u64) -> u8 {
+    (offset / u64::from(FILL_BYTES)) as u8 | 0x80
+}
+
+/// The measuring node, and its master in a process of its own.
+struct Reader {
+    node: Endpoint<BlockEngine>,
+    _pinned: Pinned,
+    _worker: Worker,
+}
+
+impl Reader {
+    fn connect(layout: Layout, cores: CorePair) -> Result<Self> {
+        let wiring = Wiring::choose(layout)?;
+        // The lower id listens, so this node is there before the master dials.
+        let mut node = wiring.endpoint(STATION, BlockEngine::new(STATION, Incarnation(1)))?;
+        let master = DiskMaster { wiring, core: cores.worker, disk_bytes: DISK_BYTES };
+        let mut worker = Worker::start(SUB_COMMAND, &Role::NetdiskDiskMaster(master))?;
+        let _ready: String = worker.hear()?;
+        map(&mut node, DISK_BYTES)?;
+        Ok(Self { node, _pinned: Pinned::to(cores.ours)?, _worker: worker })
+    }
+
+    /// Writes every block once, so that no read is answered from a hole.
+    fn fill(&mut self) -> Result<()> {
+        for offset in (0..DISK_BYTES).step_by(FILL_BYTES as usize) {
+            let data = WriteData::Caller(Arc::new(vec![fill_byte(offset); FILL_BYTES as usize]));
+            self.request(Operation::Write, ByteRange::new(offset, FILL_BYTES), Some(data))?;
+        }
+        Ok(())
+    }
+
+    /// Runs one request to its end.
+    fn request(
+        &mut self,
+        operation: Operation,
+        range: ByteRange,
+        data: Option<WriteData>,
+    ) -> Result<Option<ReadData>> {
+        let (core, engine) = self.node.parts();
+        let io = BlockIo { volume: VOLUME, operation, flags: RequestFlags::NONE, range, data, tag: 0 };
+        engine.submit(core, io).map_err(|refused| anyhow!("the request was refused: {:?}", refused.why))?;
+        let (mut rounds, mut deadline) = (0_u32, None);
+        loop {
+            if let Some(done) = self.node.clients().next_completion() {
+                return done.result.map_err(|errno| anyhow!("the request failed: {errno:?}"));
+            }
+            round(&mut self.node)?;
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(ROUNDS_PER_LOOK)
+                && Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + PATIENCE)
+            {
+                bail!("the request is stuck for {} s", PATIENCE.as_secs());
+            }
+        }
+    }
+}
+
+/// Random places of whole reads on the disk; always the same sequence.
+struct Places {
+    state: u64,
+    bytes: u64,
+}
+
+impl Places {
+    fn of(bytes: u32) -> Self {
+        Self { state: 0x9e37_79b9_7f4a_7c15, bytes: u64::from(bytes) }
+    }
+
+    /// Marsaglia's xorshift: no place comes twice before all have come, roughly.
+    fn next_offset(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state % (DISK_BYTES / self.bytes) * self.bytes
+    }
+}
