@@ -10,5 +10,6 @@
 
 extern crate alloc;
 
+pub mod membership;
 pub mod rows;
 pub mod view;
