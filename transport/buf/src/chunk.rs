@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 /// A chunk that one owner may write and read. Returned to its slab when dropped.
 ///
-/// The bytes lie in memory that another process may map. They count as owned all the same: both processes belong to
-/// one cluster, authenticate each other before memory is exchanged, and the protocol hands a chunk over by ring and
-/// returns it by bitmap, never touching it in between. A process that breaks this can spoil the *content* of chunks,
-/// which is why netdisk copies what it must check (headers, control parts) before it checks it and treats data as
-/// bytes without meaning.
+/// The bytes lie in memory that another process may map. They count as owned all the same: both processes
+/// belong to one cluster, authenticate each other before memory is exchanged, and the protocol hands a chunk
+/// over by ring and returns it by bitmap, never touching it in between. A process that breaks this can spoil
+/// the *content* of chunks, which is why netdisk copies what it must check (headers, control parts) before it
+/// checks it and treats data as bytes without meaning.
 pub struct Chunk {
     region: Arc<Region>,
     offset: usize,
@@ -29,7 +29,8 @@ impl Chunk {
         Chunk { region, offset, length, capacity, index }
     }
 
-    /// Takes up a chunk that a peer filled and handed over: index and length are the peer's words and are checked.
+    /// Takes up a chunk that a peer filled and handed over: index and length are the peer's words and are
+    /// checked.
     /// `None`: no such chunk, the length does not fit, or the chunk is in this process's hands already.
     ///
     /// The caller vouches by protocol that the chunk was handed over (its ring slot was published).
@@ -76,8 +77,8 @@ impl Chunk {
     }
 
     /// Ends writing a chunk that is meant for the peer in whose slab it lies. Whoever sends it hands it over
-    /// ([`PlacedChunk::hand_over`]); this side may still read it then (to send it again by another rail), but the peer
-    /// returns it. A chunk that is never handed over returns with the last handle.
+    /// ([`PlacedChunk::hand_over`]); this side may still read it then (to send it again by another rail), but
+    /// the peer returns it. A chunk that is never handed over returns with the last handle.
     pub fn place(self) -> PlacedChunk {
         let life = self.region.custody_in_use().place(self.index);
         let this = core::mem::ManuallyDrop::new(self);
@@ -114,7 +115,8 @@ impl AsRef<[u8]> for Chunk {
 
 impl AsMut<[u8]> for Chunk {
     fn as_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `as_ref`, and `self` is borrowed mutably, so there is no other reference in this process.
+        // SAFETY: as for `as_ref`, and `self` is borrowed mutably, so there is no other reference in this
+        // process.
         unsafe { core::slice::from_raw_parts_mut(self.region.pointer(self.offset), self.length) }
     }
 }
@@ -138,7 +140,8 @@ impl AsRef<[u8]> for SharedChunk {
     }
 }
 
-/// A chunk filled in the slab of the peer that it is meant for; kept for reading until the peer acknowledged it.
+/// A chunk filled in the slab of the peer that it is meant for; kept for reading until the peer acknowledged
+/// it.
 pub struct PlacedChunk {
     region: Arc<Region>,
     offset: usize,
@@ -173,8 +176,8 @@ impl PlacedChunk {
         &self.region
     }
 
-    /// Hands the chunk over to the peer, which returns it from now on. `false`: that happened before, and the chunk may
-    /// carry something else by now.
+    /// Hands the chunk over to the peer, which returns it from now on. `false`: that happened before, and the
+    /// chunk may carry something else by now.
     pub fn hand_over(&self) -> bool {
         self.region.custody_in_use().hand_over(self.index, self.life)
     }
@@ -189,13 +192,13 @@ impl PlacedChunk {
         self.length == 0
     }
 
-    /// Copies `out.len()` bytes from `offset` on. Once the peer has the message it may reuse the chunk, then this
-    /// yields bytes of no meaning; the peer drops such a message as a duplicate. Panics past the end.
+    /// Copies `out.len()` bytes from `offset` on. Once the peer has the message it may reuse the chunk, then
+    /// this yields bytes of no meaning; the peer drops such a message as a duplicate. Panics past the end.
     pub fn copy_to(&self, offset: usize, out: &mut [u8]) {
         assert!(offset.checked_add(out.len()).is_some_and(|end| end <= self.length));
         let from = self.region.pointer(self.offset + offset);
-        // SAFETY: source is inside the mapping, destination is a caller's slice of that length, and the two cannot
-        // overlap, since no safe slice of this chunk exists in this process any more.
+        // SAFETY: source is inside the mapping, destination is a caller's slice of that length, and the two
+        // cannot overlap, since no safe slice of this chunk exists in this process any more.
         unsafe { core::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
     }
 }

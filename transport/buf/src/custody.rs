@@ -1,9 +1,9 @@
 //! Custody: which chunks of a region are in whose hands *in this process*.
 //!
-//! Ring and bitmap lie in memory that a peer can write, so neither may decide whether a chunk has one owner here.
-//! This table does, in memory of our own: a peer that hands the same chunk over twice, or returns one that it does
-//! not have, is refused, and no two [`crate::Chunk`]s ever alias. It also counts the handles of a placed chunk, so
-//! that one that was never handed over goes back to its slab with the last of them.
+//! Ring and bitmap lie in memory that a peer can write, so neither may decide whether a chunk has one owner
+//! here. This table does, in memory of our own: a peer that hands the same chunk over twice, or returns one
+//! that it does not have, is refused, and no two [`crate::Chunk`]s ever alias. It also counts the handles of
+//! a placed chunk, so that one that was never handed over goes back to its slab with the last of them.
 //!
 //! An entry: life of the chunk (high 32 bits), HELD (bit 31), handles of a placed chunk not yet handed over.
 

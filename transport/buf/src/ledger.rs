@@ -1,5 +1,5 @@
-//! The ledger of leases: how many received messages a client still holds, since when, and how many it has given back.
-//! The reactor writes entries in, whoever drops a lease strikes its entry out, on any thread.
+//! The ledger of leases: how many received messages a client still holds, since when, and how many it has
+//! given back. The reactor writes entries in, whoever drops a lease strikes its entry out, on any thread.
 
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -41,7 +41,8 @@ impl LeaseLedger {
     pub fn strike(&self, entry: u16) {
         // SYNC: lease-entry. Pairs with the acquire load in `enter`.
         self.since[usize::from(entry)].store(0, Ordering::Release);
-        // SYNC: lease-count. Pairs with the acquire load in `released`: what the holder did comes before its credit.
+        // SYNC: lease-count. Pairs with the acquire load in `released`: what the holder did comes before its
+        // credit.
         self.released.fetch_add(1, Ordering::Release);
     }
 

@@ -1,8 +1,9 @@
-//! A region: anonymous shared memory (memfd) of a fixed, sealed size, mapped here and perhaps in other processes.
+//! A region: anonymous shared memory (memfd) of a fixed, sealed size, mapped here and perhaps in other
+//! processes.
 //!
-//! The file is sealed against shrinking and growing and its pages are allocated when it is made, so that touching it
-//! can neither run past the end nor fail for want of memory later (SIGBUS). It has no name in any file system: when
-//! the last process that maps it ends, it is gone.
+//! The file is sealed against shrinking and growing and its pages are allocated when it is made, so that
+//! touching it can neither run past the end nor fail for want of memory later (SIGBUS). It has no name in any
+//! file system: when the last process that maps it ends, it is gone.
 
 use crate::atomic::AtomicU64;
 use crate::custody::Custody;
@@ -16,7 +17,8 @@ use std::sync::OnceLock;
 /// Bytes of a page; regions, and chunks of at least a page, are aligned to it.
 pub const PAGE_BYTES: usize = 4096;
 
-/// Shared memory mapped into this process. Unmapped when dropped; every chunk, lease and ring in it keeps it alive.
+/// Shared memory mapped into this process. Unmapped when dropped; every chunk, lease and ring in it keeps it
+/// alive.
 pub struct Region {
     map: MmapRaw,
     file: OwnedFd,
@@ -59,12 +61,12 @@ impl fmt::Display for RegionError {
             RegionError::Create(_) => write!(f, "cannot create shared memory (memfd)"),
             RegionError::Allocate { bytes, .. } => write!(
                 f,
-                "cannot allocate {bytes} bytes of shared memory: lower the memory budget of the node or free memory"
+                "cannot allocate {bytes} bytes of shared memory: lower the node's memory budget or free memory"
             ),
             RegionError::Seal(_) => write!(f, "cannot seal shared memory"),
             RegionError::Foreign { expected, found, sealed } => write!(
                 f,
-                "peer sent shared memory of {found} bytes (sealed: {sealed}), agreed were {expected} sealed bytes"
+                "peer sent {found} bytes of shared memory (sealed: {sealed}), agreed were {expected} sealed"
             ),
             RegionError::Map(_) => write!(f, "cannot map shared memory"),
         }
@@ -95,8 +97,8 @@ impl Region {
         Region::map(file, bytes)
     }
 
-    /// Maps a region that a peer made. `bytes` is what the two sides agreed on; a file of another size, or one that
-    /// could still shrink, is refused.
+    /// Maps a region that a peer made. `bytes` is what the two sides agreed on; a file of another size, or
+    /// one that could still shrink, is refused.
     pub fn adopt(file: OwnedFd, bytes: usize) -> Result<Region, RegionError> {
         let found = rustix::fs::fstat(&file).map_err(RegionError::Create)?.st_size as u64;
         let seals = rustix::fs::fcntl_get_seals(&file).map_err(RegionError::Seal)?;
@@ -127,8 +129,8 @@ impl Region {
         self.custody.get().expect("a chunk was made, which set up custody first")
     }
 
-    /// Names the eventfd (non-blocking) that wakes the process which allocates chunks in this region. It is written
-    /// when a chunk returns while that process waits for one. Set once; a second one is ignored.
+    /// Names the eventfd (non-blocking) that wakes the process which allocates chunks in this region. It is
+    /// written when a chunk returns while that process waits for one. Set once; a second one is ignored.
     pub fn set_bell(&self, bell: OwnedFd) {
         let _first_one_stays = self.bell.set(bell);
     }
@@ -136,7 +138,8 @@ impl Region {
     /// Wakes whoever waits for a chunk of this region.
     pub(crate) fn ring_bell(&self) {
         if let Some(bell) = self.bell.get() {
-            // A counter at its limit is a bell that rings already; any other failure means that nobody is left to wake.
+            // A counter at its limit is a bell that rings already; any other failure means that nobody is
+            // left to wake.
             let _rings_already = rustix::io::write(bell, &1u64.to_ne_bytes());
         }
     }
@@ -156,8 +159,8 @@ impl Region {
         self.file.as_fd()
     }
 
-    /// Address of byte `offset`. Panics if `offset` lies past the end (a bug of this process: offsets from peers are
-    /// checked before they get here).
+    /// Address of byte `offset`. Panics if `offset` lies past the end (a bug of this process: offsets from
+    /// peers are checked before they get here).
     pub fn pointer(&self, offset: usize) -> *mut u8 {
         assert!(offset <= self.len(), "offset {offset} past the region's {} bytes", self.len());
         // SAFETY: `offset` is within the mapping (or one past its end), checked above.
@@ -168,8 +171,8 @@ impl Region {
     pub fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.len(), "no aligned word at {offset}");
         let pointer = self.pointer(offset).cast::<u64>();
-        // SAFETY: in bounds and aligned (checked above), mapped as long as `self` lives, and every process accesses
-        // these words by atomics only.
+        // SAFETY: in bounds and aligned (checked above), mapped as long as `self` lives, and every process
+        // accesses these words by atomics only.
         unsafe { AtomicU64::from_ptr(pointer) }
     }
 }

@@ -1,10 +1,10 @@
-//! The ring's algorithm: one producer, one consumer, each in a process of its own, and a doorbell for a consumer that
-//! sleeps. Memory and what a slot holds are the caller's ([`RingMemory`]); this file is only about who may touch which
-//! slot when.
+//! The ring's algorithm: one producer, one consumer, each in a process of its own, and a doorbell for a
+//! consumer that sleeps. Memory and what a slot holds are the caller's ([`RingMemory`]); this file is only
+//! about who may touch which slot when.
 //!
-//! A slot is published by its *stamp*: generation and position, rising for the life of the ring, so that an old lap
-//! can never be taken for a new one. The consumer looks at nothing else while it waits. How far it has come it tells
-//! on a line of its own, which the producer reads only when its last knowledge says *full*.
+//! A slot is published by its *stamp*: generation and position, rising for the life of the ring, so that an
+//! old lap can never be taken for a new one. The consumer looks at nothing else while it waits. How far it
+//! has come it tells on a line of its own, which the producer reads only when its last knowledge says *full*.
 //!
 //! Words, all in the consumer's memory, each on its own pair of cache lines:
 //!
@@ -93,7 +93,8 @@ impl<M: RingMemory> RingProducer<M> {
         if self.next <= self.limit { Claim::Slot(self.slot()) } else { Claim::Full }
     }
 
-    /// After [`Claim::Full`]: asks the consumer to ring back when there is room. `true`: there is room already.
+    /// After [`Claim::Full`]: asks the consumer to ring back when there is room. `true`: there is room
+    /// already.
     pub fn starve(&mut self) -> bool {
         // Flags are written by read-modify-write from both sides, so each write follows the one it found.
         self.memory.starved().swap(1, Ordering::Relaxed);
@@ -108,12 +109,14 @@ impl<M: RingMemory> RingProducer<M> {
     pub fn publish(&mut self) {
         debug_assert!(self.next <= self.limit, "published without a claim");
         let stamp = self.generation | (self.next & POSITION_MASK);
-        // SYNC: ring-publish. Release: the slot's contents come before its stamp. Acquired in `RingConsumer::peek`.
+        // SYNC: ring-publish. Release: the slot's contents come before its stamp. Acquired in
+        // `RingConsumer::peek`.
         self.memory.stamp(self.slot()).store(stamp, Ordering::Release);
         self.next += 1;
     }
 
-    /// Whether the consumer sleeps and must be woken. Call after [`before_bells`]; `true` is said once per sleep.
+    /// Whether the consumer sleeps and must be woken. Call after [`before_bells`]; `true` is said once per
+    /// sleep.
     #[inline]
     #[must_use = "a consumer that sleeps must be woken"]
     pub fn take_armed(&self) -> bool {
@@ -136,7 +139,8 @@ impl<M: RingMemory> RingProducer<M> {
 /// Between the last [`RingProducer::publish`] and [`RingProducer::take_armed`], once for any number of rings.
 #[inline]
 pub fn before_bells() {
-    // SYNC: doorbell. Against the fence in `before_sleep`: either the sleeper's flag is seen here, or the stamp there.
+    // SYNC: doorbell. Against the fence in `before_sleep`: either the sleeper's flag is seen here, or the
+    // stamp there.
     fence(Ordering::SeqCst);
 }
 
@@ -184,8 +188,8 @@ impl<M: RingMemory> RingConsumer<M> {
         self.next += 1;
     }
 
-    /// Gives all slots before the next one back to the producer. Once a batch: the word lies on this side's line,
-    /// which the producer takes only when it seems full.
+    /// Gives all slots before the next one back to the producer. Once a batch: the word lies on this side's
+    /// line, which the producer takes only when it seems full.
     #[inline]
     pub fn release(&self) {
         // SYNC: ring-consumed. Release: reads of the slots come before they are filled again.
@@ -202,8 +206,8 @@ impl<M: RingMemory> RingConsumer<M> {
         self.memory.armed().swap(0, Ordering::Relaxed);
     }
 
-    /// Whether the producer waits for room and must be woken. To be asked after [`RingConsumer::release`] in every
-    /// poll (a later poll sees a flag that this one missed) and once more after [`before_sleep`].
+    /// Whether the producer waits for room and must be woken. To be asked after [`RingConsumer::release`] in
+    /// every poll (a later poll sees a flag that this one missed) and once more after [`before_sleep`].
     #[inline]
     #[must_use = "a producer that waits must be woken"]
     pub fn take_starved(&self) -> bool {

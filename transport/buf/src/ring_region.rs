@@ -1,8 +1,9 @@
 //! A ring of frames in a region: [`crate::ring`] over shared memory, with slots of four cache lines.
 //!
-//! A slot is a 64-byte header and 192 bytes behind it; the header's word at [`STAMP_OFFSET`] is the stamp. A frame of
-//! up to 64 bytes behind its header costs two cache lines, and nothing but bytes in use is ever copied.
-//! Head of the region: `consumed`, `armed` and `starved`, two cache lines apart; the slots begin at the next page.
+//! A slot is a 64-byte header and 192 bytes behind it; the header's word at [`STAMP_OFFSET`] is the stamp. A
+//! frame of up to 64 bytes behind its header costs two cache lines, and nothing but bytes in use is ever
+//! copied. Head of the region: `consumed`, `armed` and `starved`, two cache lines apart; the slots begin at
+//! the next page.
 
 use crate::atomic::{AtomicU64, Ordering};
 use crate::region::{PAGE_BYTES, Region};
@@ -43,8 +44,8 @@ struct MappedRing {
     region: Arc<Region>,
 }
 
-// SAFETY: `base` points into the mapping that `region` keeps alive and is `Send` itself; the words behind it are only
-// accessed as atomics, and a slot's body only by the side that the ring's protocol says.
+// SAFETY: `base` points into the mapping that `region` keeps alive and is `Send` itself; the words behind it
+// are only accessed as atomics, and a slot's body only by the side that the ring's protocol says.
 unsafe impl Send for MappedRing {}
 
 impl MappedRing {
@@ -66,8 +67,8 @@ impl MappedRing {
         debug_assert!(offset.is_multiple_of(8) && offset + 8 <= RING_REGION_BYTES);
         // SAFETY: callers pass offsets below `RING_REGION_BYTES`, which the region holds (checked in `new`).
         let pointer = unsafe { self.base.add(offset) }.cast::<u64>();
-        // SAFETY: in bounds as above; aligned, since the mapping is by pages and offsets are multiples of 8; mapped as
-        // long as `self`; accessed as an atomic by every process.
+        // SAFETY: in bounds as above; aligned, since the mapping is by pages and offsets are multiples of 8;
+        // mapped as long as `self`; accessed as an atomic by every process.
         unsafe { AtomicU64::from_ptr(pointer) }
     }
 }
@@ -114,9 +115,9 @@ impl FrameSender {
         self.ring.claim()
     }
 
-    /// Publishes a frame in the slot just claimed. `header`'s stamp word is ignored and set by the ring; `control` and
-    /// `inline` lie behind the header, one after the other, [`SLOT_BODY_BYTES`] at the most (panics above that, and if
-    /// there was no room).
+    /// Publishes a frame in the slot just claimed. `header`'s stamp word is ignored and set by the ring; `control`
+    /// and `inline` lie behind the header, one after the other, [`SLOT_BODY_BYTES`] at the most (panics above
+    /// that, and if there was no room).
     #[inline]
     pub fn send(&mut self, header: &HeaderWords, control: &[u8], inline: &[u8]) {
         assert!(control.len() + inline.len() <= SLOT_BODY_BYTES, "frame larger than its slot");
@@ -142,8 +143,8 @@ impl FrameSender {
         let body: *const AtomicU64 = self.ring.memory().slot_word(slot, HEADER_WORDS);
         // SAFETY: `offset` is within the body (the callers keep to `SLOT_BODY_BYTES`, asserted in `send`).
         let to = unsafe { body.cast_mut().cast::<u8>().add(offset) };
-        // SAFETY: the body has room for `bytes` behind `offset`; it is mapped, does not overlap a caller's slice, and
-        // belongs to this side until the slot is published.
+        // SAFETY: the body has room for `bytes` behind `offset`; it is mapped, does not overlap a caller's
+        // slice, and belongs to this side until the slot is published.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
@@ -187,8 +188,8 @@ impl FrameReceiver {
         Some(core::array::from_fn(|index| memory.slot_word(slot, index).load(Ordering::Relaxed)))
     }
 
-    /// A private copy of the first `length` bytes behind the header of the frame that [`FrameReceiver::header`]
-    /// showed, and goes on to the next frame. Panics over [`SLOT_BODY_BYTES`].
+    /// A private copy of the first `length` bytes behind the header of the frame that
+    /// [`FrameReceiver::header`] showed, and goes on to the next frame. Panics over [`SLOT_BODY_BYTES`].
     #[inline]
     pub fn take_body(&mut self, length: usize) -> &[u8] {
         assert!(length <= SLOT_BODY_BYTES, "body larger than its slot");
@@ -200,7 +201,8 @@ impl FrameReceiver {
             self.ring.advance();
         }
         let bytes = self.body.as_ptr().cast::<u8>();
-        // SAFETY: `body` is initialised, private to `self`, and at least `length` bytes long (asserted above).
+        // SAFETY: `body` is initialised, private to `self`, and at least `length` bytes long (asserted
+        // above).
         unsafe { core::slice::from_raw_parts(bytes, length) }
     }
 

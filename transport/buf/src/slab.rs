@@ -1,14 +1,15 @@
-//! A slab: a region cut into chunks of a few sizes, with one allocating side and any number of returning threads.
+//! A slab: a region cut into chunks of a few sizes, with one allocating side and any number of returning
+//! threads.
 //!
-//! Who allocates is the side that fills the chunk next: over shared memory the *sending* process allocates in the
-//! slab that the *receiving* process made and granted; for sockets the receiver itself. Who returns a chunk is
-//! whoever held it last, on any thread of any process that maps the region: it sets the chunk's bit in the `returned`
-//! bitmap at the head of the region. The allocator collects those bits every few allocations, so that the chunks in
-//! use stay few and warm in the cache. No queue, no lock, nothing that can overflow. An allocator that finds nothing
-//! leaves a flag; the next return rings its bell.
+//! Who allocates is the side that fills the chunk next: over shared memory the *sending* process allocates in
+//! the slab that the *receiving* process made and granted; for sockets the receiver itself. Who returns a
+//! chunk is whoever held it last, on any thread of any process that maps the region: it sets the chunk's bit
+//! in the `returned` bitmap at the head of the region. The allocator collects those bits every few
+//! allocations, so that the chunks in use stay few and warm in the cache. No queue, no lock, nothing that can
+//! overflow. An allocator that finds nothing leaves a flag; the next return rings its bell.
 //!
-//! Head of the region: word 0 is the flag, alone on its cache lines; the bitmap follows; the chunks begin at the next
-//! page.
+//! Head of the region: word 0 is the flag, alone on its cache lines; the bitmap follows; the chunks begin at
+//! the next page.
 
 use crate::atomic::AtomicU64;
 use crate::chunk::Chunk;
@@ -24,10 +25,11 @@ const WANTED_OFFSET: usize = 0;
 /// Offset of the bitmap: two cache lines on, since the hardware fetches them in pairs.
 const BITMAP_OFFSET: usize = 128;
 
-/// Small chunks are collected every so many allocations: few enough to stay in the cache, many enough to share the
-/// cost of looking at lines that the returning side writes.
+/// Small chunks are collected every so many allocations: few enough to stay in the cache, many enough to
+/// share the cost of looking at lines that the returning side writes.
 const COLLECT_EVERY: u32 = 16;
-/// From this size on a chunk's own traffic dwarfs a look at the bitmap; the warmest chunk is worth it every time.
+/// From this size on a chunk's own traffic dwarfs a look at the bitmap; the warmest chunk is worth it every
+/// time.
 const COLLECT_ALWAYS_BYTES: usize = 32 << 10;
 
 /// How a slab is cut: for each class the bytes of a chunk (a multiple of a page) and how many there are.
@@ -79,7 +81,8 @@ impl SlabLayout {
             .unwrap_or(0)
     }
 
-    /// Offset and bytes of chunk `index`; `None` if there is no such chunk (a peer's number is checked by this).
+    /// Offset and bytes of chunk `index`; `None` if there is no such chunk (a peer's number is checked by
+    /// this).
     pub fn locate(&self, index: u32) -> Option<(usize, usize)> {
         let mut first = 0;
         let mut offset = self.head_bytes();
@@ -123,8 +126,8 @@ impl Slab {
         Ok(Slab::over(Arc::new(Region::create(layout.region_bytes())?), layout))
     }
 
-    /// Allocates from a region that was made with this layout, by this process or by the peer that granted it.
-    /// Every chunk must be free: there is one allocating side in a region's life.
+    /// Allocates from a region that was made with this layout, by this process or by the peer that granted
+    /// it. Every chunk must be free: there is one allocating side in a region's life.
     pub fn over(region: Arc<Region>, layout: SlabLayout) -> Slab {
         assert!(layout.is_valid() && region.len() >= layout.region_bytes(), "layout does not fit the region");
         let chunks = layout.chunks();
@@ -180,8 +183,8 @@ impl Slab {
     fn take(&mut self, bytes: usize) -> Option<u32> {
         loop {
             let index = self.take_free(bytes)?;
-            // A chunk that is still in somebody's hands here was "returned" by a peer that never had it. It is passed
-            // over; its true return comes later.
+            // A chunk that is still in somebody's hands here was "returned" by a peer that never had it. It
+            // is passed over; its true return comes later.
             if self.region.custody_in_use().begin(index) {
                 return Some(index);
             }
@@ -220,8 +223,8 @@ impl Slab {
         None
     }
 
-    /// Collects the returned bits. Bits past the last chunk, or of chunks that are free already, can only come from
-    /// a peer that breaks the protocol; they are ignored.
+    /// Collects the returned bits. Bits past the last chunk, or of chunks that are free already, can only
+    /// come from a peer that breaks the protocol; they are ignored.
     fn collect(&mut self) {
         self.allocations_to_collection = COLLECT_EVERY;
         self.collect_by(returned::collect);
@@ -304,7 +307,7 @@ mod tests {
         drop(other);
         let placed = slab.allocate(1).unwrap().place();
         assert!(placed.hand_over());
-        assert!(!placed.clone().hand_over());
+        assert!(!placed.hand_over());
         drop(placed);
         assert_eq!(slab.in_use(), 1, "the peer has it");
         return_chunk(slab.region(), 0);

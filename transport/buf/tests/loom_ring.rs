@@ -1,7 +1,9 @@
-//! Every interleaving of the ring, its bells and the chunk bitmap, by loom. The names are those of the `SYNC` remarks.
+//! Every interleaving of the ring, its bells and the chunk bitmap, by loom. The names are those of the `SYNC`
+//! remarks.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p transport-buf --test loom_ring`
 #![cfg(loom)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Notify};
@@ -12,8 +14,8 @@ use transport_buf::ring::{Claim, RingConsumer, RingMemory, RingProducer, before_
 
 const SLOTS: usize = 2;
 
-/// A ring in ordinary memory. The cells stand for the slots' contents: loom fails a test that touches one from two
-/// threads at once.
+/// A ring in ordinary memory. The cells stand for the slots' contents: loom fails a test that touches one
+/// from two threads at once.
 struct Memory {
     stamps: [AtomicU64; SLOTS],
     cells: [UnsafeCell<u64>; SLOTS],
@@ -120,8 +122,8 @@ fn slots_are_handed_over_whole_and_back_before_they_are_filled_again() {
     });
 }
 
-/// SYNC: doorbell. A consumer that goes to sleep between any two steps of a producer is woken; loom reports the
-/// sleep of a thread that nobody will ever wake as a deadlock.
+/// SYNC: doorbell. A consumer that goes to sleep between any two steps of a producer is woken; loom reports
+/// the sleep of a thread that nobody will ever wake as a deadlock.
 #[test]
 fn a_consumer_that_arms_and_looks_again_misses_no_frame() {
     model(|| {
@@ -157,8 +159,8 @@ fn a_consumer_that_arms_and_looks_again_misses_no_frame() {
     });
 }
 
-/// SYNC: ring-starved. A producer that sleeps on a full ring is woken by a consumer that polls once more or goes to
-/// sleep itself.
+/// SYNC: ring-starved. A producer that sleeps on a full ring is woken by a consumer that polls once more or
+/// goes to sleep itself.
 #[test]
 fn a_producer_that_sleeps_on_a_full_ring_is_woken() {
     model(|| {
@@ -189,8 +191,8 @@ fn a_producer_that_sleeps_on_a_full_ring_is_woken() {
     });
 }
 
-/// SYNC: chunk-return, chunk-wanted. Two holders return chunks on threads of their own while the allocator runs dry:
-/// it finds one or is rung, and what the holders did to the chunks comes before their reuse.
+/// SYNC: chunk-return, chunk-wanted. Two holders return chunks on threads of their own while the allocator
+/// runs dry: it finds one or is rung, and what the holders did to the chunks comes before their reuse.
 #[test]
 fn an_allocator_that_runs_dry_misses_no_return() {
     struct Chunks {

@@ -1,6 +1,6 @@
-//! A quick look at the hot path: round trips of 64-byte messages through two providers on two pinned threads, beside a
-//! bare cache-line ping-pong on the same cores, in turn. The full figures come from `bench-micro`; this is for whoever
-//! changes the ring.
+//! A quick look at the hot path: round trips of 64-byte messages through two providers on two pinned threads,
+//! beside a bare cache-line ping-pong on the same cores, in turn. The full figures come from `bench-micro`;
+//! this is for whoever changes the ring.
 //!
 //! `cargo run --release -p transport-shm --example cache_line_ratio`
 
@@ -15,8 +15,8 @@ use transport_provider::{ConnectionId, Incoming, PayloadSlice, Provider, RailFau
 use transport_shm::{ShmProvider, TOKENS_MAX};
 
 const BATCHES: usize = 1000;
-/// Round trips of a batch: long against a reading of the clock, short against a time slice, so that on a machine with
-/// other work the best batches saw none of it.
+/// Round trips of a batch: long against a reading of the clock, short against a time slice, so that on a
+/// machine with other work the best batches saw none of it.
 const BATCH: usize = 50;
 const ROUNDS: usize = 7;
 

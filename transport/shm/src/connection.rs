@@ -1,8 +1,8 @@
 //! One connection from its first datagram to its end.
 //!
 //! *Greeting*: frames travel as datagrams. `establish` grants memory and sends the grant; once the peer's grant is
-//! here too, the [`Lane`] opens and frames travel by it alone. A peer that ends leaves its frames behind in our ring:
-//! they are delivered before the connection is lost.
+//! here too, the [`Lane`] opens and frames travel by it alone. A peer that ends leaves its frames behind in
+//! our ring: they are delivered before the connection is lost.
 
 use crate::fault::ProtocolFault;
 use crate::grant::{GRANT_DESCRIPTORS, GRANT_MAGIC, Grant, Granted, Offer};
@@ -129,7 +129,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Goes on with what `establish` began: sends the grant, and opens the lane when both grants are exchanged.
+    /// Goes on with what `establish` began: sends the grant, and opens the lane when both grants are
+    /// exchanged.
     pub(crate) fn advance(&mut self) -> Result<Step, ProtocolFault> {
         let Some(granted) = &self.establishing else { return Ok(Step::Done) };
         if !self.grant_sent {
@@ -146,7 +147,8 @@ impl Connection {
                     self.end(Ending::Now(RailFault::NoMemory));
                     return Ok(Step::Done);
                 }
-                // The end of the socket is read, and reported, in its turn. What the peer sent before still counts.
+                // The end of the socket is read, and reported, in its turn. What the peer sent before still
+                // counts.
                 Err(_) => self.grant_sent = true,
             }
         }

@@ -1,5 +1,5 @@
-//! The grant: what each side tells the other about the memory that it may store into, with three descriptors (ring,
-//! slab, doorbell) in one datagram.
+//! The grant: what each side tells the other about the memory that it may store into, with three descriptors
+//! (ring, slab, doorbell) in one datagram.
 
 use crate::fault::ProtocolFault;
 use std::os::fd::OwnedFd;

@@ -1,7 +1,8 @@
 //! The lane: both directions of an established connection, by ring and slab. This is the hot path.
 //!
-//! A frame is one slot of the receiver's ring. Data that does not fit the slot lies in a chunk of the receiver's slab;
-//! then the header's `crc32c` word, which memory needs for nothing else, carries the chunk's number plus one.
+//! A frame is one slot of the receiver's ring. Data that does not fit the slot lies in a chunk of the
+//! receiver's slab; then the header's `crc32c` word, which memory needs for nothing else, carries the chunk's
+//! number plus one.
 
 use crate::fault::ProtocolFault;
 use crate::grant::{Granted, Offer};
@@ -51,14 +52,16 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Maps what the peer offers. An error is the peer's breach of protocol if it sent what it did not announce.
+    /// Maps what the peer offers. An error is the peer's breach of protocol if it sent what it did not
+    /// announce.
     pub(crate) fn open(own: Granted, offer: Offer) -> Result<Lane, RegionError> {
         // The bell is only ever rung without blocking, also when the peer forgot to say so.
         let flags = rustix::fs::fcntl_getfl(&offer.bell).map_err(RegionError::Create)?;
         rustix::fs::fcntl_setfl(&offer.bell, flags | OFlags::NONBLOCK).map_err(RegionError::Create)?;
         let ring = Arc::new(Region::adopt(offer.ring, RING_REGION_BYTES)?);
         let slab = Arc::new(Region::adopt(offer.slab, offer.grant.layout.region_bytes())?);
-        // Whoever returns a chunk wakes the side that allocates it: the peer in our slab, this side in the peer's.
+        // Whoever returns a chunk wakes the side that allocates it: the peer in our slab, this side in the
+        // peer's.
         own.slab.set_bell(offer.bell.try_clone().map_err(RegionError::Map)?);
         slab.set_bell(own.bell.try_clone().map_err(RegionError::Map)?);
         Ok(Lane {
@@ -276,7 +279,7 @@ impl Lane {
     /// The last look before sleep: `false` if there is something to do.
     pub(crate) fn may_sleep(&mut self) -> bool {
         self.wake_peer_if_starved();
-        !self.incoming.has_frame() && !(self.waits() && self.is_writable())
+        !self.incoming.has_frame() && !self.is_writable()
     }
 
     /// Frames that a ring can hold: no dead peer has left more.

@@ -1,10 +1,10 @@
-//! The shared-memory provider: rails between processes of one host, SCI-style. The sender stores into memory that the
-//! receiver granted and rings a bell only if the receiver sleeps.
+//! The shared-memory provider: rails between processes of one host, SCI-style. The sender stores into memory
+//! that the receiver granted and rings a bell only if the receiver sleeps.
 //!
-//! An address is the name of an abstract seqpacket UNIX socket. Over it the two sides greet each other and, once both
-//! are authenticated, exchange what they grant ([`grant`]); from then on frames travel by ring and data by slab
-//! ([`lane`]) and the socket only tells that the peer is alive. Everything shared is anonymous memory: when both
-//! processes are gone, by whatever signal, nothing is left behind.
+//! An address is the name of an abstract seqpacket UNIX socket. Over it the two sides greet each other and,
+//! once both are authenticated, exchange what they grant ([`grant`]); from then on frames travel by ring and
+//! data by slab ([`lane`]) and the socket only tells that the peer is alive. Everything shared is anonymous
+//! memory: when both processes are gone, by whatever signal, nothing is left behind.
 
 mod connection;
 mod fault;

@@ -58,8 +58,9 @@ struct Slot {
 
 /// A transport provider over shared memory.
 ///
-/// Owned and driven by one thread; chunks that it handed out may be dropped on any. Every connection costs this side
-/// one ring (260 KiB) and one slab (by default 18 MiB) of memory that is allocated when it is established.
+/// Owned and driven by one thread; chunks that it handed out may be dropped on any. Every connection costs
+/// this side one ring (260 KiB) and one slab (by default 18 MiB) of memory that is allocated when it is
+/// established.
 pub struct ShmProvider {
     layout: SlabLayout,
     registry: Option<Registry>,

@@ -1,4 +1,5 @@
-//! The seqpacket socket beside a connection: listen, dial, datagrams with descriptors, and who is at the other end.
+//! The seqpacket socket beside a connection: listen, dial, datagrams with descriptors, and who is at the
+//! other end.
 
 use crate::grant::GRANT_DESCRIPTORS;
 use core::mem::MaybeUninit;
@@ -131,8 +132,8 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8; DATAGRAM_BYTES_MAX]) -
     }
 }
 
-/// A descriptor that becomes readable when the process at the other end ends; `None` where the kernel has none to
-/// give. The socket's end tells the same, unless the peer left a copy of the socket to a child.
+/// A descriptor that becomes readable when the process at the other end ends; `None` where the kernel has
+/// none to give. The socket's end tells the same, unless the peer left a copy of the socket to a child.
 pub(crate) fn peer_process(socket: &OwnedFd) -> Option<OwnedFd> {
     peer_pidfd(socket).or_else(|| {
         let credentials = rustix::net::sockopt::socket_peercred(socket).ok()?;
@@ -164,6 +165,7 @@ fn peer_pidfd(socket: &OwnedFd) -> Option<OwnedFd> {
 
 /// Rings an eventfd.
 pub(crate) fn ring(bell: &OwnedFd) {
-    // A counter at its limit is a bell that rings already; any other failure means that nobody is left to wake.
+    // A counter at its limit is a bell that rings already; any other failure means that nobody is left to
+    // wake.
     let _rings_already = rustix::io::write(bell, &1u64.to_ne_bytes());
 }

@@ -1,5 +1,7 @@
 //! The shared-memory provider keeps the contract.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
 use std::any::Any;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,5 +1,7 @@
-//! A peer that breaks the protocol, at each place where it can: its connection ends as a fault that is counted, this
-//! process lives on, and other connections see nothing.
+//! A peer that breaks the protocol, at each place where it can: its connection ends as a fault that is
+//! counted, this process lives on, and other connections see nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,

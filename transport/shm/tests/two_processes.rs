@@ -1,7 +1,10 @@
-//! Real processes, and SIGKILL in the middle of a stream: what was published arrives, in order and whole, then the
-//! connection is lost; held memory stays; nothing is left behind.
+//! Real processes, and SIGKILL in the middle of a stream: what was published arrives, in order and whole,
+//! then the connection is lost; held memory stays; nothing is left behind.
 //!
-//! The peer is this test binary once more, running one of the `child_` tests, which do nothing without a parent.
+//! The peer is this test binary once more, running one of the `child_` tests, which do nothing without a
+//! parent.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
