@@ -114,7 +114,7 @@ mod tests {
         assert!(refused(|datagram| datagram.ring_slots = U32::new(512)));
         assert!(refused(|datagram| datagram.slot_bytes = U32::new(128)));
         assert!(refused(|datagram| datagram.reserved = U16::new(1)));
-        assert!(refused(|datagram| datagram.classes = [[U32::new(u32::MAX & !4095), U32::new(u32::MAX)]; 4]));
+        assert!(refused(|datagram| datagram.classes = [[U32::new(!4095), U32::new(u32::MAX)]; 4]));
         assert!(refused(|datagram| datagram.classes[3] = [U32::new(1 << 30), U32::new(64)]));
         assert!(refused(|datagram| datagram.classes = [[U32::ZERO; 2]; 4]));
         assert!(refused(|datagram| datagram.classes[0] = [U32::ZERO, U32::new(5)]));

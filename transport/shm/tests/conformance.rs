@@ -18,7 +18,7 @@ impl Fixture for Shm {
     type Provider = ShmProvider;
 
     fn provider(&self) -> ShmProvider {
-        ShmProvider::new(SlabLayout::default())
+        ShmProvider::new(SlabLayout { classes: [(4 << 10, 256), (64 << 10, 32), (1 << 20, 5), (0, 0)] })
     }
 
     fn address(&self) -> String {
