@@ -316,7 +316,8 @@ impl Membership {
     }
 
     fn majority(&self) -> usize {
-        (self.peers.len() + 1) / 2 + 1
+        let configured = self.peers.len() + 1;
+        configured / 2 + 1
     }
 
     fn peer(&mut self, node: NodeId) -> Option<&mut PeerWatch> {

@@ -50,8 +50,8 @@ fn settle(machines: &mut [Membership], now: Time, inputs: Vec<(usize, Input)>) -
 fn meet_all(machines: &mut [Membership], now: Time) -> Vec<(NodeId, Output)> {
     let lives: Vec<Member> = machines.iter().map(Membership::me).collect();
     let mut inputs = Vec::new();
-    for at in 0..machines.len() {
-        for life in lives.iter().filter(|life| life.node != machines[at].node) {
+    for (at, machine) in machines.iter().enumerate() {
+        for life in lives.iter().filter(|life| life.node != machine.node) {
             inputs.push((at, Input::PeerUp { node: life.node, incarnation: life.incarnation }));
         }
     }
