@@ -238,6 +238,38 @@ fn a_large_write_and_read_pass_whole() {
     assert_eq!(bytes, payload);
 }
 
+// proves: T12 B13
+#[test]
+fn a_write_and_a_simple_read_larger_than_the_services_memory_still_pass() {
+    let path = socket_path("scarce");
+    let disk = MemoryDisk { max_transfer_bytes: 64 << 10, ..MemoryDisk::new("disk", 16 << 20) };
+    let mut reactor =
+        MemoryReactor::new(unix_config(&path), MemoryService::new(vec![disk]), Duration::ZERO).unwrap();
+    reactor.service.limit_buffers(4);
+    let mut client = Client::dial(&path);
+    settle(&mut reactor);
+    client.send_simple_handshake();
+    settle(&mut reactor);
+    client.receive();
+    client.received.clear();
+
+    let payload: Vec<u8> = (0..1u32 << 20).map(|position| (position / 511) as u8).collect();
+    client.request(Command::Write, 1, 0, payload.len() as u32);
+    for part in payload.chunks(50_000) {
+        client.send(part);
+        settle(&mut reactor);
+    }
+    assert_eq!(client.acknowledged(), Some(1));
+    client.request(Command::Read, 2, 0, payload.len() as u32);
+    for _ in 0..100 {
+        settle(&mut reactor);
+        client.receive();
+    }
+    assert_eq!(client.acknowledged(), Some(2));
+    assert!(client.received == payload, "{} bytes came", client.received.len());
+    assert_eq!(reactor.service.lent(), 0);
+}
+
 // proves: B13
 #[test]
 fn clients_beyond_the_limit_are_turned_away_and_a_free_place_is_used_again() {

@@ -79,6 +79,14 @@ impl Client {
         self.send(&bytes);
     }
 
+    /// Opens `disk` without structured replies, as the kernel's client does.
+    pub(crate) fn send_simple_handshake(&mut self) {
+        let mut bytes = Vec::new();
+        ClientFlags(ClientFlags::FIXED_NEWSTYLE | ClientFlags::NO_ZEROES).encode(&mut bytes);
+        ClientOption::Go(ExportQuery::plain("disk")).encode(&mut bytes);
+        self.send(&bytes);
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).unwrap();
     }
