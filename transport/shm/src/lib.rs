@@ -6,6 +6,7 @@
 //! data by slab ([`lane`]) and the socket only tells that the peer is alive. Everything shared is anonymous
 //! memory: when both processes are gone, by whatever signal, nothing is left behind.
 
+mod bits;
 mod connection;
 mod fault;
 mod grant;

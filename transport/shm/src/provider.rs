@@ -1,5 +1,6 @@
 //! The provider: tables of listeners and connections, and the order in which they are served.
 
+use crate::bits::{bits, bits_of};
 use crate::connection::{Connection, Ending, Step};
 use crate::fault::ProtocolFault;
 use crate::lane::{Lane, LaneRefusal};
@@ -588,19 +589,13 @@ impl ShmProvider {
     }
 }
 
-/// The numbers of the bits that are set, lowest first.
-#[inline]
-fn bits(mut word: u64) -> impl Iterator<Item = usize> {
-    core::iter::from_fn(move || {
-        (word != 0).then(|| {
-            let bit = word.trailing_zeros() as usize;
-            word &= word - 1;
-            bit
-        })
-    })
-}
-
-/// The word of all bits for whose number `is_set` holds.
-fn bits_of(is_set: impl Fn(usize) -> bool) -> u64 {
-    (0..u64::BITS as usize).filter(|bit| is_set(*bit)).fold(0, |word, bit| word | 1 << bit)
+impl Drop for ShmProvider {
+    fn drop(&mut self) {
+        // Everything else leaves the poll with its descriptor; a bell has a second one, at the peer.
+        for slot in self.slots.iter() {
+            if let Some(lane) = slot.connection.as_ref().and_then(|connection| connection.lane.as_ref()) {
+                self.deregister(lane.bell().as_fd());
+            }
+        }
+    }
 }

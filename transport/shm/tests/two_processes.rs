@@ -6,12 +6,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
+use rustix::process::{Resource, Rlimit};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use transport_buf::SlabLayout;
+use transport_proto::wire::{FrameHeader, FrameType};
 use transport_provider::conformance::{Received, Side, pattern, rail};
-use transport_provider::{ConnectionId, Payload, PostRefusal, Provider, RailFault};
+use transport_provider::{
+    ConnectionId, DialRefusal, ListenRefusal, Payload, PostRefusal, Provider, RailFault,
+};
 use transport_shm::ShmProvider;
+use zerocopy::IntoBytes;
 
 /// Tells a child the address of its parent.
 const PARENT: &str = "NETDISK_SHM_TEST_PARENT";
@@ -28,7 +34,7 @@ impl Peer {
         let binary = std::env::current_exe().unwrap();
         let mut command = Command::new(binary);
         command.args(["--exact", role, "--test-threads=1"]).env(PARENT, address);
-        Peer(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Peer(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
     fn kill(&mut self) {
@@ -193,18 +199,54 @@ fn a_receiver_killed_in_mid_stream_is_lost_and_what_was_placed_there_can_be_sent
     assert_eq!(side.heard.lost.pop_front(), Some((other, RailFault::PeerClosed)));
 }
 
+/// Leaves a copy of its socket to a child of its own, which lives until our standard input ends.
+#[test]
+fn child_that_leaves_its_socket_to_a_child() {
+    let Ok(address) = std::env::var(PARENT) else { return };
+    let name = SocketAddrUnix::new_abstract_name(address.as_bytes()).unwrap();
+    // Without CLOEXEC, so that the next process has it too.
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    rustix::net::connect(&socket, &name).unwrap();
+    let mut heir = Command::new("cat").stdin(Stdio::inherit()).stdout(Stdio::null()).spawn().unwrap();
+    let mut header = FrameHeader::new(FrameType::Hello);
+    header.sequence.set(1);
+    rustix::net::send(&socket, header.as_bytes(), SendFlags::NOSIGNAL).unwrap();
+    heir.wait().unwrap();
+}
+
+// proves: T8
+#[test]
+fn a_dead_peer_is_noticed_even_if_a_child_of_it_keeps_the_socket_open() {
+    let address = format!("netdisk-heir-{}", std::process::id());
+    let mut side = side();
+    side.provider.listen(rail(0), &address).unwrap();
+    let mut peer = Peer::start("child_that_leaves_its_socket_to_a_child", &address);
+    // The heir ends with the last end of this pipe, so also when the test fails.
+    let keeps_the_heir_alive = peer.0.stdin.take();
+    turn_until(&mut side, "the greeting", |side| !side.heard.frames.is_empty());
+    let (_, connection) = side.heard.accepted.pop_front().unwrap();
+    peer.kill();
+    turn_until(&mut side, "lost", |side| !side.heard.lost.is_empty());
+    assert_eq!(side.heard.lost, [(connection, RailFault::PeerClosed)]);
+    drop(keeps_the_heir_alive);
+}
+
+/// Runs the calling test once more in a process of its own. `true`: this is that process.
+fn is_alone(test: &str) -> bool {
+    if std::env::var(PARENT).is_ok() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test]).env(PARENT, format!("netdisk-alone-{test}-{}", std::process::id()));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    false
+}
+
 // proves: T7 T8
 #[test]
 fn descriptors_are_all_closed_when_a_killed_peer_is_gone() {
-    // Only this process's descriptors count, so it runs in a process of its own.
-    if std::env::var(PARENT).is_err() {
-        let binary = std::env::current_exe().unwrap();
-        let mut command = Command::new(binary);
-        let address = format!("netdisk-descriptors-{}", std::process::id());
-        command
-            .args(["--exact", "descriptors_are_all_closed_when_a_killed_peer_is_gone"])
-            .env(PARENT, address);
-        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    if !is_alone("descriptors_are_all_closed_when_a_killed_peer_is_gone") {
         return;
     }
     let address = std::env::var(PARENT).unwrap();
@@ -219,4 +261,44 @@ fn descriptors_are_all_closed_when_a_killed_peer_is_gone() {
         turn_until(&mut side, "lost", |side| side.heard.lost.pop_front().is_some());
         assert_eq!(descriptors(), before);
     }
+}
+
+// proves: T12
+#[test]
+fn a_process_out_of_descriptors_is_refused_clearly_and_recovers() {
+    if !is_alone("a_process_out_of_descriptors_is_refused_clearly_and_recovers") {
+        return;
+    }
+    let address = std::env::var(PARENT).unwrap();
+    let (mut left, mut right) = (side(), side());
+    right.provider.listen(rail(0), &address).unwrap();
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Numbers below the limit may be free after a close, so take them all.
+    let tight = Rlimit { current: Some(descriptors() as u64 + 8), ..limit };
+    rustix::process::setrlimit(Resource::Nofile, tight).unwrap();
+    let mut fillers = Vec::new();
+    while let Ok(filler) = std::fs::File::open("/dev/null") {
+        fillers.push(filler);
+    }
+    assert!(matches!(
+        left.provider.dial(left.now(), rail(0), &String::new(), &address),
+        Err(DialRefusal::Os(_))
+    ));
+    assert!(matches!(right.provider.listen(rail(1), &format!("{address}-2")), Err(ListenRefusal::Os { .. })));
+    fillers.clear();
+    let connection = left.dial(rail(0), &String::new(), &address);
+    turn_until(&mut right, "accepted", |side| !side.heard.accepted.is_empty());
+    turn_until(&mut left, "connected", |side| !side.heard.connected.is_empty());
+    while let Ok(filler) = std::fs::File::open("/dev/null") {
+        fillers.push(filler);
+    }
+    left.establish(connection);
+    turn_until(&mut left, "lost", |side| !side.heard.lost.is_empty());
+    assert_eq!(left.heard.lost.pop_front(), Some((connection, RailFault::NoMemory)));
+    fillers.clear();
+    left.heard.connected.clear();
+    right.heard.accepted.clear();
+    left.dial(rail(0), &String::new(), &address);
+    turn_until(&mut left, "connected", |side| !side.heard.connected.is_empty());
+    turn_until(&mut right, "accepted", |side| !side.heard.accepted.is_empty());
 }
