@@ -4,6 +4,7 @@
 //! close, wait for zero, persist, open; moving away is close, wait for zero, release. Checking a request's number and
 //! counting it in are one step, [`Gate::enter`], so nothing slips in behind a closing gate (SPEC B5).
 
+use crate::rules::Rules;
 use transport_proto::identity::Epoch;
 
 /// Where a volume's gate is.
@@ -139,9 +140,9 @@ impl Gate {
 
     /// Checks a request's number and counts the request in, in one step.
     #[inline]
-    pub(crate) fn enter(&mut self, epoch: Epoch) -> Result<(), GateRefusal> {
+    pub(crate) fn enter<R: Rules>(&mut self, epoch: Epoch) -> Result<(), GateRefusal> {
         let is_open = self.phase == Phase::Open(epoch);
-        if !is_open && !cfg!(feature = "mutant-no-epoch-gate") {
+        if !is_open && R::EPOCH_GATE {
             return Err(match self.goal {
                 Some(goal) if epoch < goal.epoch => GateRefusal::Stale(goal.epoch),
                 _ => GateRefusal::NotYet,
@@ -200,7 +201,7 @@ impl Gate {
     }
 
     /// The next thing to be done, if any; called until there is none.
-    pub(crate) fn step(&mut self) -> Option<GateStep> {
+    pub(crate) fn step<R: Rules>(&mut self) -> Option<GateStep> {
         match (self.phase, self.goal) {
             (Phase::Closed, Some(_)) => {
                 self.phase = Phase::Taking;
@@ -211,7 +212,7 @@ impl Gate {
                 Some(GateStep::Release)
             }
             (Phase::Owned, Some(goal)) => Some(self.raise(goal)),
-            (Phase::Draining(epoch), _) if self.in_flight == 0 || cfg!(feature = "mutant-no-epoch-gate") => {
+            (Phase::Draining(epoch), _) if self.in_flight == 0 || !R::EPOCH_GATE => {
                 self.phase = Phase::Owned;
                 Some(GateStep::Closed(epoch))
             }

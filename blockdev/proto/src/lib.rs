@@ -20,5 +20,6 @@ pub mod mapping;
 pub mod master;
 mod overlap;
 mod pending;
+pub mod rules;
 mod volume_table;
 pub mod wire;

@@ -3,7 +3,7 @@
 
 mod client;
 mod running;
-#[cfg(all(test, not(any(feature = "mutant-no-epoch-gate", feature = "mutant-no-duplicate-table"))))]
+#[cfg(test)]
 mod tests;
 mod volume;
 
@@ -15,11 +15,13 @@ use crate::gate::Gate;
 pub use crate::gate::GatePhase;
 use crate::geometry::{DiskId, VolumeId};
 use crate::mapping::{Mapping, MappingFault};
+use crate::rules::{Rules, Strict};
 use crate::volume_table::VolumeTable;
 use crate::wire::{
     Answer, Attach, AttachVerdict, Attached, Execution, Operation, PathBroken, Request, Verdict,
 };
 use alloc::vec::Vec;
+use core::marker::PhantomData;
 use core::time::Duration;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 use transport_proto::time::Time;
@@ -176,7 +178,7 @@ impl Served {
 ///
 /// Feed it what happens and carry out the actions that a call appends to `actions`, in their order. For a request:
 /// [`admit`](Master::admit); if it may run, run it on the store; [`executed`](Master::executed); send the reply.
-pub struct Master {
+pub struct Master<R: Rules = Strict> {
     node: NodeId,
     limits: MasterLimits,
     volumes: VolumeTable<Served>,
@@ -189,11 +191,19 @@ pub struct Master {
     /// No gate may open, see [`Master::fence`].
     fenced: bool,
     counts: MasterCounts,
+    rules: PhantomData<R>,
 }
 
 impl Master {
     /// A master without volumes. Allocates its table of running requests here and now.
     pub fn new(node: NodeId, limits: MasterLimits) -> Master {
+        Master::with_rules(node, limits)
+    }
+}
+
+impl<R: Rules> Master<R> {
+    /// As [`Master::new`], obeying these rules; others than [`Strict`] are for tests of checkers.
+    pub fn with_rules(node: NodeId, limits: MasterLimits) -> Master<R> {
         Master {
             node,
             limits,
@@ -204,6 +214,7 @@ impl Master {
             deadline: Time::NEVER,
             fenced: false,
             counts: MasterCounts::default(),
+            rules: PhantomData,
         }
     }
 
@@ -273,7 +284,7 @@ impl Master {
         let Some(index) = self.volumes.find(request.volume) else {
             return self.answered(request, Verdict::NackNotServing { mapping_epoch: Epoch(0) });
         };
-        if !cfg!(feature = "mutant-no-duplicate-table") {
+        if R::DUPLICATE_TABLE {
             match client.duplicates.look(request.id, request.epoch) {
                 Seen::New => {}
                 Seen::Running => {
@@ -300,7 +311,7 @@ impl Master {
         if self.running.is_full() {
             return self.answered(request, Verdict::NackBusy);
         }
-        if let Err(refusal) = served.gate.enter(request.epoch) {
+        if let Err(refusal) = served.gate.enter::<R>(request.epoch) {
             let verdict = self.gate_verdict(index, refusal);
             return self.answered(request, verdict);
         }

@@ -6,12 +6,13 @@ use super::{Master, MasterAction};
 use crate::errno::BlockErrno;
 use crate::gate::{Gate, GatePhase, GateRefusal, GateStep, Goal};
 use crate::geometry::VolumeId;
+use crate::rules::Rules;
 use crate::wire::{AttachVerdict, Execution, PathBroken, Verdict};
 use alloc::vec::Vec;
 use transport_proto::identity::Epoch;
 use transport_proto::time::Time;
 
-impl Master {
+impl<R: Rules> Master<R> {
     pub(super) fn gate_verdict(&self, index: usize, refusal: GateRefusal) -> Verdict {
         let mapping = &self.volumes[index].mapping;
         match refusal {
@@ -81,7 +82,7 @@ impl Master {
 
     /// Takes the gate as far as it can go now.
     pub(super) fn step_gate(&mut self, now: Time, index: usize, actions: &mut Vec<MasterAction>) {
-        while let Some(step) = self.volumes[index].gate.step() {
+        while let Some(step) = self.volumes[index].gate.step::<R>() {
             self.do_step(index, step, actions);
         }
         let served = &mut self.volumes[index];

@@ -7,29 +7,28 @@
 mod history;
 mod world;
 
+use blockdev_proto::rules::{NoDuplicateTable, NoEpochGate, Rules, Strict};
 use world::World;
 
 /// Runs one seed to its end; what went wrong, if anything did.
-fn run(seed: u64) -> Result<world::Score, String> {
-    let mut world = World::new(seed);
+fn run<R: Rules>(seed: u64) -> Result<world::Score, String> {
+    let mut world = World::<R>::new(seed);
     world.storm(2_500)?;
     world.heal()?;
     world.judge()
 }
 
 /// The first seed in which something goes wrong.
-#[cfg(any(feature = "mutant-no-epoch-gate", feature = "mutant-no-duplicate-table"))]
-fn first_failure(seeds: u64) -> Option<(u64, String)> {
-    (0..seeds).find_map(|seed| run(seed).err().map(|fault| (seed, fault)))
+fn first_failure<R: Rules>(seeds: u64) -> Option<(u64, String)> {
+    (0..seeds).find_map(|seed| run::<R>(seed).err().map(|fault| (seed, fault)))
 }
 
 // proves: B2 B3 B4 B5
-#[cfg(not(any(feature = "mutant-no-epoch-gate", feature = "mutant-no-duplicate-table")))]
 #[test]
 fn clients_see_one_disk_and_nothing_is_lost_whatever_dies_or_breaks() {
     let mut sum = world::Score::default();
     for seed in 0..1000 {
-        match run(seed) {
+        match run::<Strict>(seed) {
             Ok(score) => sum.add(&score),
             Err(fault) => panic!("seed {seed}: {fault}"),
         }
@@ -43,24 +42,19 @@ fn clients_see_one_disk_and_nothing_is_lost_whatever_dies_or_breaks() {
     }
 }
 
-#[cfg(not(any(feature = "mutant-no-epoch-gate", feature = "mutant-no-duplicate-table")))]
 #[test]
 fn the_same_seed_gives_the_same_course() {
-    assert_eq!(run(7), run(7));
+    assert_eq!(run::<Strict>(7), run::<Strict>(7));
 }
 
 // proves: B5
-#[cfg(feature = "mutant-no-epoch-gate")]
 #[test]
 fn without_the_epoch_gate_a_stale_write_lands_and_is_noticed() {
-    let found = first_failure(300);
-    assert!(found.is_some(), "300 seeds and nobody noticed");
+    assert!(first_failure::<NoEpochGate>(300).is_some(), "300 seeds and nobody noticed");
 }
 
 // proves: B5
-#[cfg(all(feature = "mutant-no-duplicate-table", not(feature = "mutant-no-epoch-gate")))]
 #[test]
 fn without_the_duplicate_table_a_repeated_write_lands_late_and_is_noticed() {
-    let found = first_failure(300);
-    assert!(found.is_some(), "300 seeds and nobody noticed");
+    assert!(first_failure::<NoDuplicateTable>(300).is_some(), "300 seeds and nobody noticed");
 }

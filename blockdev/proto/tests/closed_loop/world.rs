@@ -9,6 +9,7 @@ use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{BlockBytes, ByteRange, DiskId, VolumeId};
 use blockdev_proto::mapping::{Candidate, Mapping};
 use blockdev_proto::master::{Admission, Master, MasterAction, MasterLimits, Token};
+use blockdev_proto::rules::Rules;
 use blockdev_proto::wire::{Message, Operation, Request, RequestFlags};
 use core::time::Duration;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
@@ -58,10 +59,6 @@ pub(crate) struct Score {
 }
 
 impl Score {
-    #[cfg_attr(
-        any(feature = "mutant-no-epoch-gate", feature = "mutant-no-duplicate-table"),
-        expect(dead_code)
-    )]
     pub(crate) fn add(&mut self, other: &Score) {
         self.completed += other.completed;
         self.failed += other.failed;
@@ -76,11 +73,11 @@ impl Score {
 }
 
 /// A life of a node.
-struct Node {
+struct Node<R: Rules> {
     life: Incarnation,
     alive: bool,
     driver: Driver,
-    master: Master,
+    master: Master<R>,
 }
 
 /// Something on its way.
@@ -150,11 +147,11 @@ impl Asked {
     }
 }
 
-pub(crate) struct World {
+pub(crate) struct World<R: Rules> {
     dice: Dice,
     now: Time,
     tick: u64,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<R>>,
     parcels: Vec<Parcel>,
     /// Messages that took a long way, and when they come out of it.
     detours: Vec<(Time, Parcel)>,
@@ -185,19 +182,19 @@ fn limits() -> DriverLimits {
     }
 }
 
-fn node(number: usize, life: Incarnation) -> Node {
+fn node<R: Rules>(number: usize, life: Incarnation) -> Node<R> {
     let id = NodeId(number as u16 + 1);
     let store_again_after = Duration::from_millis(3);
     Node {
         life,
         alive: true,
         driver: Driver::new(id, life, limits()),
-        master: Master::new(id, MasterLimits { executing_max: 12, store_again_after }),
+        master: Master::with_rules(id, MasterLimits { executing_max: 12, store_again_after }),
     }
 }
 
-impl World {
-    pub(crate) fn new(seed: u64) -> World {
+impl<R: Rules> World<R> {
+    pub(crate) fn new(seed: u64) -> World<R> {
         let candidate = |number| Some(Candidate { node: NodeId(number), disk: DISK, path_broken: false });
         let mapping = Mapping {
             volume: VOLUME,
