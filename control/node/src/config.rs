@@ -9,7 +9,10 @@ mod document;
 mod links;
 mod mistake;
 
-pub use mistake::{ConfigFault, ConfigFaults, Mistake, Place, Row};
+pub use mistake::{
+    AddressMistake, ConfigFault, ConfigFaults, DiskMistake, KeyMistake, LinkMistake, Mistake, Place, Row,
+    RowMistake, SettingMistake,
+};
 
 use check::Check;
 use control_proto::rows::{ClusterRows, NodeRow};

@@ -1,6 +1,6 @@
 //! Who uses which address, so that no two rails, monitors or servers claim one.
 
-use super::{Mistake, Place};
+use super::{AddressMistake, Place};
 use control_proto::rows::RailAddress;
 use std::net::SocketAddr;
 use transport_proto::identity::NodeId;
@@ -33,7 +33,7 @@ impl AddressUses {
         address: SocketAddr,
         by: String,
         place: Place,
-    ) -> Result<(), Mistake> {
+    ) -> Result<(), AddressMistake> {
         let clash = self.sockets.iter().find(|taken| {
             let (other, theirs) = taken.address;
             let hosts_meet =
@@ -41,7 +41,7 @@ impl AddressUses {
             other == transport && theirs.port() == address.port() && address.port() != 0 && hosts_meet
         });
         let result = match clash {
-            Some(taken) => Err(Mistake::AddressTaken {
+            Some(taken) => Err(AddressMistake::AddressTaken {
                 address: format!("{} {address}", if transport == Transport::Tcp { "TCP" } else { "UDP" }),
                 by: taken.by.clone(),
                 first: taken.place,
@@ -59,10 +59,10 @@ impl AddressUses {
         path: &str,
         by: String,
         place: Place,
-    ) -> Result<(), Mistake> {
+    ) -> Result<(), AddressMistake> {
         let clash = self.paths.iter().find(|taken| taken.address.0 == node && taken.address.1 == path);
         let result = match clash {
-            Some(taken) => Err(Mistake::AddressTaken {
+            Some(taken) => Err(AddressMistake::AddressTaken {
                 address: path.to_owned(),
                 by: taken.by.clone(),
                 first: taken.place,
@@ -80,7 +80,7 @@ impl AddressUses {
         heartbeat: SocketAddr,
         by: &str,
         place: Place,
-    ) -> Result<(), Mistake> {
+    ) -> Result<(), AddressMistake> {
         if let RailAddress::Tcp(address) = address {
             self.claim(Transport::Tcp, *address, by.to_owned(), place)?;
         }

@@ -5,7 +5,10 @@ use super::document::{
     Document, HeartbeatSection, MembershipSection, NbdSection, NodeSection, PermissionSection, Reference,
     Selection, Spanned, SpreadName,
 };
-use super::{Config, ConfigFault, ConfigFaults, Mistake, Place, Row};
+use super::{
+    AddressMistake, Config, ConfigFault, ConfigFaults, KeyMistake, Mistake, Place, Row, RowMistake,
+    SettingMistake,
+};
 use blockdev_proto::geometry::VolumeId;
 use control_proto::rows::{
     ClusterRows, MembershipTimes, NAME_BYTES_MAX, NODES_MAX, NbdAddress, NbdRow, NodeRow, PermissionRow,
@@ -89,18 +92,18 @@ impl<'a> Check<'a> {
         Place::of(self.text, spanned.span().start)
     }
 
-    pub(super) fn fault(&mut self, place: Place, mistake: Mistake) {
-        self.faults.push(ConfigFault { place, mistake });
+    pub(super) fn fault(&mut self, place: Place, mistake: impl Into<Mistake>) {
+        self.faults.push(ConfigFault { place, mistake: mistake.into() });
     }
 
-    pub(super) fn fault_at<T>(&mut self, spanned: &Spanned<T>, mistake: Mistake) {
+    pub(super) fn fault_at<T>(&mut self, spanned: &Spanned<T>, mistake: impl Into<Mistake>) {
         let place = self.place(spanned);
         self.fault(place, mistake);
     }
 
     pub(super) fn limit(&mut self, row: Row, found: usize, most: usize, place: Place) {
         if found > most {
-            self.fault(place, Mistake::TooMany { row, found, most });
+            self.fault(place, RowMistake::TooMany { row, found, most });
         }
     }
 
@@ -110,7 +113,7 @@ impl<'a> Check<'a> {
         let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let digits_alone = text.bytes().all(|byte| byte.is_ascii_digit());
         if digits_alone || text.len() > NAME_BYTES_MAX || !text.bytes().all(letters) {
-            self.fault_at(name, Mistake::BadName { name: text.clone(), bytes_max: NAME_BYTES_MAX });
+            self.fault_at(name, RowMistake::BadName { name: text.clone(), bytes_max: NAME_BYTES_MAX });
         }
         text.clone()
     }
@@ -142,7 +145,8 @@ impl<'a> Check<'a> {
     pub(super) fn node(&mut self, reference: &Spanned<Reference>) -> Option<NodeId> {
         let node = self.node_entry(reference.get_ref()).map(|entry| entry.row.id);
         if node.is_none() {
-            let dangling = Mistake::Dangling { row: Row::Node, reference: reference.get_ref().to_string() };
+            let dangling =
+                RowMistake::Dangling { row: Row::Node, reference: reference.get_ref().to_string() };
             self.fault_at(reference, dangling);
         }
         node
@@ -162,7 +166,7 @@ impl<'a> Check<'a> {
                     let Some(node) = self.node(reference) else { continue };
                     if nodes.contains(&node) {
                         let node = self.node_name(node);
-                        self.fault_at(reference, Mistake::CandidateTwice { node });
+                        self.fault_at(reference, RowMistake::NodeTwice { node });
                     } else {
                         nodes.push(node);
                     }
@@ -178,11 +182,11 @@ impl<'a> Check<'a> {
         let cluster = document.cluster.get_ref();
         let (place, secret) = match (&cluster.key, &cluster.key_file) {
             (None, None) => {
-                self.fault_at(&document.cluster, Mistake::NoKey);
+                self.fault_at(&document.cluster, KeyMistake::NoKey);
                 return None;
             }
             (Some(_), Some(key_file)) => {
-                self.fault_at(key_file, Mistake::TwoKeys);
+                self.fault_at(key_file, KeyMistake::TwoKeys);
                 return None;
             }
             (Some(key), None) => (self.place(key), key.get_ref().as_bytes().to_vec()),
@@ -191,14 +195,14 @@ impl<'a> Check<'a> {
                 match std::fs::read(&path) {
                     Ok(bytes) => (self.place(key_file), bytes.trim_ascii().to_vec()),
                     Err(fault) => {
-                        self.fault_at(key_file, Mistake::KeyUnreadable { path, kind: fault.kind() });
+                        self.fault_at(key_file, KeyMistake::KeyUnreadable { path, kind: fault.kind() });
                         return None;
                     }
                 }
             }
         };
         if secret.len() < SECRET_BYTES_MIN {
-            self.fault(place, Mistake::KeyTooShort { bytes: secret.len(), least: SECRET_BYTES_MIN });
+            self.fault(place, KeyMistake::KeyTooShort { bytes: secret.len(), least: SECRET_BYTES_MIN });
             return None;
         }
         Some(ClusterKey::derive(cluster.name.get_ref(), &secret))
@@ -206,7 +210,7 @@ impl<'a> Check<'a> {
 
     fn read_nodes(&mut self, sections: &[Spanned<NodeSection>], cluster: Place) {
         if sections.is_empty() {
-            self.fault(cluster, Mistake::TooFew { row: Row::Node });
+            self.fault(cluster, RowMistake::TooFew { row: Row::Node });
         }
         self.limit(Row::Node, sections.len(), NODES_MAX, cluster);
         for section in sections {
@@ -218,20 +222,23 @@ impl<'a> Check<'a> {
             };
             let place = node.name.as_ref().map_or(self.place(section), |name| self.place(name));
             if id.0 == 0 {
-                self.fault_at(&node.id, Mistake::NodeZero);
+                self.fault_at(&node.id, RowMistake::NodeZero);
             }
             if let Some(first) = self.nodes.iter().find(|entry| entry.row.id == id).map(|entry| entry.place) {
-                self.fault_at(&node.id, Mistake::DuplicateId { row: Row::Node, id: u32::from(id.0), first });
+                self.fault_at(
+                    &node.id,
+                    RowMistake::DuplicateId { row: Row::Node, id: u32::from(id.0), first },
+                );
                 continue;
             }
             if let Some(first) = self.nodes.iter().find(|e| e.row.name == name).map(|entry| entry.place) {
-                self.fault(place, Mistake::DuplicateName { row: Row::Node, name, first });
+                self.fault(place, RowMistake::DuplicateName { row: Row::Node, name, first });
                 continue;
             }
             let host = node.host.as_ref().map(|host| match host.get_ref().parse::<IpAddr>() {
                 Ok(address) => address,
                 Err(_) => {
-                    self.fault_at(host, Mistake::BadAddress { text: host.get_ref().clone() });
+                    self.fault_at(host, AddressMistake::BadAddress { text: host.get_ref().clone() });
                     IpAddr::V4(Ipv4Addr::LOCALHOST)
                 }
             });
@@ -249,7 +256,10 @@ impl<'a> Check<'a> {
         });
         if row.is_none() {
             let reference_text = reference.get_ref().to_string();
-            self.fault_at(reference, Mistake::Dangling { row: Row::VirtualDisk, reference: reference_text });
+            self.fault_at(
+                reference,
+                RowMistake::Dangling { row: Row::VirtualDisk, reference: reference_text },
+            );
         }
         row.map(|row| row.id)
     }
@@ -265,11 +275,11 @@ impl<'a> Check<'a> {
             let nodes = self.selected_nodes(&permission.nodes);
             let mode = *permission.mode.get_ref();
             if mode > 0o777 {
-                self.fault_at(&permission.mode, Mistake::BadMode { mode });
+                self.fault_at(&permission.mode, SettingMistake::BadMode { mode });
             }
             let Some(volume) = self.virtual_disk(&permission.virtual_disk, disks) else { continue };
             if let Some((row, first)) = rows.iter().find(|(row, _)| row.volume == volume) {
-                let twice = Mistake::DuplicateId { row: Row::Permission, id: row.volume.0, first: *first };
+                let twice = RowMistake::DuplicateId { row: Row::Permission, id: row.volume.0, first: *first };
                 self.fault_at(&permission.virtual_disk, twice);
                 continue;
             }
@@ -317,7 +327,7 @@ impl<'a> Check<'a> {
         let tcp = text.strip_prefix("tcp:").and_then(|address| address.parse().ok()).map(NbdAddress::Tcp);
         let address = unix.or(tcp);
         if address.is_none() {
-            self.fault_at(listen, Mistake::BadListen { text: text.clone() });
+            self.fault_at(listen, AddressMistake::BadListen { text: text.clone() });
         }
         address
     }
@@ -326,7 +336,7 @@ impl<'a> Check<'a> {
         let Some(budget) = &document.memory.budget else { return BUDGET_BYTES_USUAL };
         let bytes = budget.get_ref().0;
         if bytes < BUDGET_BYTES_MIN {
-            self.fault_at(budget, Mistake::BudgetTooSmall { bytes, least: BUDGET_BYTES_MIN });
+            self.fault_at(budget, SettingMistake::BudgetTooSmall { bytes, least: BUDGET_BYTES_MIN });
         }
         bytes
     }
@@ -355,7 +365,7 @@ impl<'a> Check<'a> {
         };
         if times.suspect >= times.lease {
             let place = section.suspect_ms.as_ref().or(section.lease_ms.as_ref()).map(|key| self.place(key));
-            self.fault(place.unwrap_or_default(), Mistake::SuspectTooLong);
+            self.fault(place.unwrap_or_default(), SettingMistake::SuspectTooLong);
         }
         times
     }
@@ -370,7 +380,7 @@ impl<'a> Check<'a> {
         let value = value.as_ref()?;
         let number: u64 = (*value.get_ref()).into();
         if !(least..=most).contains(&number) {
-            self.fault_at(value, Mistake::TimeOutOfRange { key, least, most });
+            self.fault_at(value, SettingMistake::TimeOutOfRange { key, least, most });
             return None;
         }
         Some(number)

@@ -4,7 +4,7 @@ use super::check::Check;
 use super::document::{
     CandidateSection, DiskKindName, DiskSection, Reference, Selection, Spanned, VirtualDiskSection,
 };
-use super::{Mistake, Place, Row};
+use super::{DiskMistake, Place, Row, RowMistake};
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
 use blockdev_proto::mapping::CANDIDATES_MAX;
 use control_proto::rows::{DiskKind, DiskPort, DiskRow, VirtualDiskRow};
@@ -32,7 +32,7 @@ impl Check<'_> {
                 Selection::All => {
                     self.fault_at(
                         &disk.nodes,
-                        Mistake::TooMany { row: Row::Node, found: self.nodes.len(), most: CANDIDATES_MAX },
+                        RowMistake::TooMany { row: Row::Node, found: self.nodes.len(), most: CANDIDATES_MAX },
                     );
                     Vec::new()
                 }
@@ -40,16 +40,16 @@ impl Check<'_> {
             };
             self.limit(Row::Node, nodes.len(), CANDIDATES_MAX, place);
             if nodes.is_empty() {
-                self.fault_at(&disk.nodes, Mistake::TooFew { row: Row::Node });
+                self.fault_at(&disk.nodes, RowMistake::TooFew { row: Row::Node });
             }
             if let Some((_, first)) = rows.iter().find(|(row, _)| row.id == id) {
                 let first = *first;
-                self.fault(place, Mistake::DuplicateId { row: Row::Disk, id: id.0, first });
+                self.fault(place, RowMistake::DuplicateId { row: Row::Disk, id: id.0, first });
                 continue;
             }
             if let Some((_, first)) = rows.iter().find(|(row, _)| row.name == name) {
                 let first = *first;
-                self.fault(place, Mistake::DuplicateName { row: Row::Disk, name, first });
+                self.fault(place, RowMistake::DuplicateName { row: Row::Disk, name, first });
                 continue;
             }
             let kind = match disk.kind {
@@ -70,10 +70,10 @@ impl Check<'_> {
         let port = |(&node, path): (&NodeId, String)| DiskPort { node, path };
         if disk.kind == DiskKindName::Memory {
             if disk.path.is_some() || disk.paths.is_some() {
-                self.fault(place, Mistake::PathOfMemory);
+                self.fault(place, DiskMistake::PathOfMemory);
             }
             if nodes.len() > 1 {
-                self.fault_at(&disk.nodes, Mistake::MemoryOnTwoNodes);
+                self.fault_at(&disk.nodes, DiskMistake::MemoryOnTwoNodes);
             }
             return Some(nodes.iter().map(|&node| DiskPort { node, path: String::new() }).collect());
         }
@@ -87,16 +87,16 @@ impl Check<'_> {
                 Some(nodes.iter().zip(paths.get_ref().iter().map(absolute)).map(port).collect())
             }
             (None, Some(paths)) => {
-                let counts = Mistake::PathsCount { paths: paths.get_ref().len(), nodes: nodes.len() };
+                let counts = DiskMistake::PathsCount { paths: paths.get_ref().len(), nodes: nodes.len() };
                 self.fault_at(paths, counts);
                 None
             }
             (Some(_), Some(paths)) => {
-                self.fault_at(paths, Mistake::TwoWays);
+                self.fault_at(paths, DiskMistake::TwoWays);
                 None
             }
             _ => {
-                self.fault(place, Mistake::PathMissing);
+                self.fault(place, DiskMistake::PathMissing);
                 None
             }
         }
@@ -118,7 +118,7 @@ impl Check<'_> {
             ports.iter().find(meets).map(|port| (port.path.clone(), *first))
         });
         if let Some((path, first)) = clash {
-            self.fault(place, Mistake::SamePath { path, first });
+            self.fault(place, DiskMistake::SamePath { path, first });
         }
     }
 
@@ -137,24 +137,24 @@ impl Check<'_> {
             let place = self.place(&virtual_disk.name);
             if id.0 as usize >= VOLUMES_MAX {
                 let most = VOLUMES_MAX as u32 - 1;
-                self.fault(place, Mistake::IdTooLarge { row: Row::VirtualDisk, found: id.0, most });
+                self.fault(place, RowMistake::IdTooLarge { row: Row::VirtualDisk, found: id.0, most });
             }
             if let Some((_, first)) = rows.iter().find(|(row, _)| row.id == id) {
                 let first = *first;
-                self.fault(place, Mistake::DuplicateId { row: Row::VirtualDisk, id: id.0, first });
+                self.fault(place, RowMistake::DuplicateId { row: Row::VirtualDisk, id: id.0, first });
                 continue;
             }
             if let Some((_, first)) = rows.iter().find(|(row, _)| row.name == name) {
                 let first = *first;
-                self.fault(place, Mistake::DuplicateName { row: Row::VirtualDisk, name, first });
+                self.fault(place, RowMistake::DuplicateName { row: Row::VirtualDisk, name, first });
                 continue;
             }
             let block_bytes = self.block_bytes(virtual_disk);
             let size_bytes = virtual_disk.size.get_ref().0;
             if size_bytes == 0 {
-                self.fault_at(&virtual_disk.size, Mistake::SizeZero);
+                self.fault_at(&virtual_disk.size, DiskMistake::SizeZero);
             } else if !block_bytes.divides(size_bytes) {
-                let odd = Mistake::SizeNotBlocks { size_bytes, block_bytes: block_bytes.get() };
+                let odd = DiskMistake::SizeNotBlocks { size_bytes, block_bytes: block_bytes.get() };
                 self.fault_at(&virtual_disk.size, odd);
             }
             let candidates = self.candidates(virtual_disk, disks, place);
@@ -172,7 +172,7 @@ impl Check<'_> {
         let bytes = u32::try_from(written.get_ref().0).unwrap_or(u32::MAX);
         BlockBytes::new(bytes).unwrap_or_else(|| {
             let (least, most) = (BlockBytes::MIN.get(), BlockBytes::MAX.get());
-            self.fault_at(written, Mistake::BadBlock { bytes, least, most });
+            self.fault_at(written, DiskMistake::BadBlock { bytes, least, most });
             BlockBytes::USUAL
         })
     }
@@ -184,7 +184,7 @@ impl Check<'_> {
         });
         if row.is_none() {
             let reference_text = reference.get_ref().to_string();
-            self.fault_at(reference, Mistake::Dangling { row: Row::Disk, reference: reference_text });
+            self.fault_at(reference, RowMistake::Dangling { row: Row::Disk, reference: reference_text });
         }
         row
     }
@@ -200,7 +200,7 @@ impl Check<'_> {
             virtual_disk.primary.iter().chain(&virtual_disk.secondary).chain(&virtual_disk.others).collect();
         match (&virtual_disk.disk, virtual_disk.primary.is_some()) {
             (Some(disk), _) if !written.is_empty() => {
-                self.fault_at(disk, Mistake::TwoWays);
+                self.fault_at(disk, DiskMistake::TwoWays);
                 Vec::new()
             }
             (Some(disk), _) => {
@@ -212,7 +212,7 @@ impl Check<'_> {
                 self.written_candidates(&written, disks)
             }
             (None, false) => {
-                self.fault(place, Mistake::NoDisk);
+                self.fault(place, DiskMistake::NoDisk);
                 Vec::new()
             }
         }
@@ -232,11 +232,12 @@ impl Check<'_> {
             let name = self.node_name(node);
             let primary = candidates.first().and_then(|(_, id)| disks.iter().find(|disk| disk.id == *id));
             if candidates.iter().any(|(other, _)| *other == node) {
-                self.fault_at(&candidate.node, Mistake::CandidateTwice { node: name });
+                self.fault_at(&candidate.node, RowMistake::NodeTwice { node: name });
             } else if row.port(node).is_none() {
-                self.fault_at(&candidate.node, Mistake::NoPort { node: name, disk: row.name.clone() });
+                self.fault_at(&candidate.node, DiskMistake::NoPort { node: name, disk: row.name.clone() });
             } else if let Some(primary) = primary.filter(|primary| primary.id != row.id) {
-                let other = Mistake::OtherMedium { primary: primary.name.clone(), other: row.name.clone() };
+                let other =
+                    DiskMistake::OtherMedium { primary: primary.name.clone(), other: row.name.clone() };
                 self.fault_at(&candidate.disk, other);
             } else {
                 candidates.push((node, row.id));
@@ -257,7 +258,7 @@ impl Check<'_> {
         let taken = rows.iter().find(|(row, _)| row.candidates.iter().any(|(_, other)| *other == disk));
         if let Some((row, first)) = taken {
             let name = disks.iter().find(|row| row.id == disk).map_or(String::new(), |row| row.name.clone());
-            self.fault(place, Mistake::DiskTaken { disk: name, by: row.name.clone(), first: *first });
+            self.fault(place, DiskMistake::DiskTaken { disk: name, by: row.name.clone(), first: *first });
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::check::Check;
 use super::document::{LinkSection, RailKind, RailSection, Reference, Spanned};
-use super::{Mistake, Place, Row};
+use super::{AddressMistake, LinkMistake, Place, Row, RowMistake};
 use control_proto::rows::{LinkRow, RailAddress, RailEnd, RailRow};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -35,13 +35,13 @@ impl Check<'_> {
             let place = link.id.as_ref().map_or(self.place(section), |id| self.place(id));
             if id as usize >= LINKS_MAX {
                 let most = LINKS_MAX as u32 - 1;
-                self.fault(place, Mistake::IdTooLarge { row: Row::Link, found: id, most });
+                self.fault(place, RowMistake::IdTooLarge { row: Row::Link, found: id, most });
                 continue;
             }
             let id = LinkId(id as u8);
             let nodes = self.selected_nodes(&link.nodes);
             if nodes.len() < 2 {
-                self.fault(place, Mistake::LinkOfOne);
+                self.fault(place, LinkMistake::LinkOfOne);
             }
             self.check_pairs(&rows, id, &nodes, place);
             let naming = Naming { cluster, port_base, link: id };
@@ -59,7 +59,7 @@ impl Check<'_> {
             let mut common = nodes.iter().filter(|node| other.nodes.contains(node));
             if let (Some(a), Some(b)) = (common.next(), common.next()) {
                 let (a, b) = (self.node_name(*a), self.node_name(*b));
-                self.fault(place, Mistake::PairTwice { link: id.0, a, b, first: *first });
+                self.fault(place, LinkMistake::PairTwice { link: id.0, a, b, first: *first });
             }
         }
     }
@@ -72,7 +72,7 @@ impl Check<'_> {
             for &(b, place) in &nodes[index + 1..] {
                 if !rows.iter().any(|link| link.nodes.contains(&a) && link.nodes.contains(&b)) {
                     let (a, b) = (self.node_name(a), self.node_name(b));
-                    self.fault(place, Mistake::NotJoined { a, b });
+                    self.fault(place, LinkMistake::NotJoined { a, b });
                 }
             }
         }
@@ -87,7 +87,7 @@ impl Check<'_> {
         let place = self.place(sections);
         let sections = sections.get_ref();
         if sections.is_empty() {
-            self.fault(place, Mistake::TooFew { row: Row::Rail });
+            self.fault(place, RowMistake::TooFew { row: Row::Rail });
         }
         self.limit(Row::Rail, sections.len(), RAILS_MAX, place);
         let mut rails = Vec::new();
@@ -98,7 +98,7 @@ impl Check<'_> {
             if rail.kind == RailKind::Shm {
                 self.check_one_host(nodes, place);
                 if !rail.addresses.is_empty() {
-                    self.fault(place, Mistake::ShmWithAddresses);
+                    self.fault(place, AddressMistake::ShmWithAddresses);
                 }
             }
             self.check_strangers(&rail.addresses, nodes);
@@ -118,7 +118,7 @@ impl Check<'_> {
         let other = nodes.iter().find(|node| !one_host(host(nodes[0]), host(**node)));
         if let Some(&other) = other {
             let (a, b) = (self.node_name(nodes[0]), self.node_name(other));
-            self.fault(place, Mistake::ShmAcrossHosts { a, b });
+            self.fault(place, LinkMistake::ShmAcrossHosts { a, b });
         }
     }
 
@@ -127,7 +127,7 @@ impl Check<'_> {
         for (key, address) in addresses {
             let node = self.node_entry(&reference(key)).map(|entry| entry.row.id);
             if !node.is_some_and(|node| nodes.contains(&node)) {
-                self.fault_at(address, Mistake::AddressOfStranger { node: key.clone() });
+                self.fault_at(address, AddressMistake::AddressOfStranger { node: key.clone() });
             }
         }
     }
@@ -147,7 +147,7 @@ impl Check<'_> {
         let base = entry.port_base.map_or(by_rule, u32::from);
         let port = base + 2 * path.index() as u32;
         let Ok(port) = u16::try_from(port + 1).map(|heartbeat_port| heartbeat_port - 1) else {
-            self.fault(place, Mistake::PortTooLarge { node: name, port });
+            self.fault(place, AddressMistake::PortTooLarge { node: name, port });
             return None;
         };
         let written = self.written(&rail.addresses, node, port)?;
@@ -183,7 +183,7 @@ impl Check<'_> {
         let bare = text.get_ref().parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
         let address = whole.or(bare);
         if address.is_none() {
-            self.fault_at(text, Mistake::BadAddress { text: text.get_ref().clone() });
+            self.fault_at(text, AddressMistake::BadAddress { text: text.get_ref().clone() });
         }
         address.map(Some)
     }
