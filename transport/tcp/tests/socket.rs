@@ -195,6 +195,25 @@ fn an_unauthenticated_peer_gets_no_memory_and_its_end_is_heard() {
     drop(ours);
 }
 
+// proves: T4 T12
+#[test]
+fn memory_that_returned_before_the_reactor_sleeps_is_used_without_an_event() {
+    let (mut right, address) = listener();
+    let (mut peer, _) = raw_peer(&mut right, address);
+    // One more than there are chunks that fit.
+    peer.write_all(&stream_of(&[65_537; 5])).unwrap();
+    until(&mut right, "memory is exhausted", |right| right.provider.faults().starved == 1);
+    while right.turn() > 0 {}
+    assert_eq!(right.heard.frames.len(), 4);
+    assert!(right.provider.arm(), "nothing can be done without memory");
+    right.provider.disarm();
+    right.heard.frames.clear();
+    assert!(!right.provider.arm(), "memory is back, and no event will say so");
+    right.provider.disarm();
+    until(&mut right, "the last frame", |right| !right.heard.frames.is_empty());
+    assert!(right.heard.frames[0].bytes() == pattern(5, 65_537));
+}
+
 // proves: T12
 #[test]
 fn callers_beyond_the_table_are_turned_away_and_the_others_served() {

@@ -64,7 +64,7 @@ pub fn payload_posted_right_behind_the_handshake_waits_for_establish<F: Fixture>
     let mut posted = 0;
     for _ in 0..200 {
         let ready = pair.left.heard.established.contains(&link.left);
-        if ready && posted < 3 && pair.left.post_pattern(link.left, posted + 1, 50_000).is_ok() {
+        if ready && posted < 3 && pair.left.post_pattern(link.left, posted + 1, 5000).is_ok() {
             posted += 1;
         }
         pair.left.turn();
@@ -74,11 +74,11 @@ pub fn payload_posted_right_behind_the_handshake_waits_for_establish<F: Fixture>
     pair.right.establish(link.right);
     pair.until("the left end is established", |pair| pair.left.heard.established.contains(&link.left));
     while posted < 3 {
-        pair.left.post_pattern(link.left, posted + 1, 50_000).expect("an idle connection takes payload");
+        pair.left.post_pattern(link.left, posted + 1, 5000).expect("an idle connection takes payload");
         posted += 1;
     }
     for number in 1..=3 {
-        assert_eq!(pair.receive().bytes(), pattern(number, 50_000));
+        assert_eq!(pair.receive().bytes(), pattern(number, 5000));
     }
 }
 
