@@ -8,9 +8,10 @@ use crate::limits::tcp_round_trip::{Exchange, TcpRoundTrip};
 use crate::limits::tcp_stream::TcpStreaming;
 use crate::limits::tcp_wait::Wait;
 use crate::netdisk::{
-    AllocationsPerMessage, Carrier, DiskRead, Layout, MessageRoundTrip, MessageStream, Waiting,
+    AllocationsPerMessage, Carrier, ClusterWithNbd, DiskRead, IdleNodes, Layout, MessageRoundTrip,
+    MessageStream, Waiting,
 };
-use crate::peers::{FioFigure, FioRead, NbdkitMemory, Tool};
+use crate::peers::{FioFigure, FioRead, NbdServer, NbdkitMemory, Tool};
 use crate::scenario::Scenario;
 use crate::settings::Settings;
 
@@ -23,7 +24,8 @@ pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
     all.extend(messages(settings));
     all.extend(allocations(settings));
     all.extend(disks(settings));
-    all.extend(peers(settings));
+    all.extend(nbd(settings));
+    all.push(idle(settings));
     all
 }
 
@@ -180,21 +182,41 @@ fn disks(settings: &Settings) -> Vec<Scenario> {
     ]
 }
 
-/// Programs of others, shown until netdisk's own server stands beside them.
-fn peers(settings: &Settings) -> Vec<Scenario> {
-    let peer = |id, title, unit, depth, figure| Scenario {
-        id,
-        title,
-        unit,
-        goal: Goal::Shown,
-        needs: vec![Tool::FioWithNbd, Tool::Nbdkit],
-        ours: None,
-        limit: Some(Box::new(fio_on_nbdkit(settings, depth, figure))),
+/// netdisk's NBD server, its disk on another node, against a server that has the disk in its own memory.
+fn nbd(settings: &Settings) -> Vec<Scenario> {
+    let read = |id, title, unit, goal, depth, figure| {
+        let ours = ClusterWithNbd { disk_bytes: settings.disk_bytes };
+        let limit = NbdkitMemory { disk_bytes: settings.disk_bytes };
+        Scenario {
+            id,
+            title,
+            unit,
+            goal,
+            needs: vec![Tool::FioWithNbd, Tool::Nbdkit],
+            ours: Some(Box::new(fio_read(settings, Box::new(ours), depth, figure))),
+            limit: Some(Box::new(fio_read(settings, Box::new(limit), depth, figure))),
+        }
     };
+    let (latency, rate) = (Unit::Nanoseconds, Unit::OperationsPerSecond);
+    let (slower, fewer) = (Goal::RatioAtMost { ratio: 1.3 }, Goal::RatioAtLeast { ratio: 0.9 });
+    let title = "fio over NBD from a remote memory disk";
     vec![
-        peer("nbd/read/4KiB/QD1", "fio over NBD, median", Unit::Nanoseconds, 1, FioFigure::MedianLatency),
-        peer("nbd/read/4KiB/QD32", "fio over NBD", Unit::OperationsPerSecond, 32, FioFigure::Iops),
+        read("nbd/shm/read/4KiB/QD1", title, latency, slower, 1, FioFigure::MedianLatency),
+        read("nbd/shm/read/4KiB/QD32", title, rate, fewer, 32, FioFigure::Iops),
     ]
+}
+
+/// What a node costs that has nothing to do.
+fn idle(settings: &Settings) -> Scenario {
+    Scenario {
+        id: "idle/node",
+        title: "the busiest of three nodes without clients",
+        unit: Unit::PercentOfCore,
+        goal: Goal::FigureBelow { figure: 1.0 },
+        needs: Vec::new(),
+        ours: Some(Box::new(IdleNodes { watch: settings.idle_watch })),
+        limit: None,
+    }
 }
 
 fn round_trip(settings: &Settings, there_bytes: usize, back_bytes: usize, wait: Wait) -> TcpRoundTrip {
@@ -208,7 +230,7 @@ fn tcp_stream(settings: &Settings) -> TcpStreaming {
     TcpStreaming { cores, budget, message_bytes: MIB, congestion: settings.tcp_congestion.clone() }
 }
 
-fn fio_on_nbdkit(settings: &Settings, depth: u32, figure: FioFigure) -> FioRead {
+fn fio_read(settings: &Settings, server: Box<dyn NbdServer>, depth: u32, figure: FioFigure) -> FioRead {
     let Settings { disk_bytes, fio_runtime: runtime, .. } = *settings;
-    FioRead { server: Box::new(NbdkitMemory { disk_bytes }), depth, runtime, disk_bytes, figure }
+    FioRead { server, depth, runtime, disk_bytes, figure }
 }

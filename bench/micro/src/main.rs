@@ -12,6 +12,7 @@ mod netdisk;
 mod peers;
 mod role;
 mod scenario;
+mod scratch;
 mod settings;
 
 use std::alloc::System;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{cache_line, memory_copy, tcp_round_trip, tcp_stream};
-use crate::netdisk::{disk_master, partner};
+use crate::netdisk::{cluster_node, disk_master, partner};
 
 /// The hidden sub-command that turns this binary into a worker.
 pub(crate) const SUB_COMMAND: &str = "worker";
@@ -24,6 +24,8 @@ pub(crate) enum Role {
     NetdiskPartner(partner::Partner),
     /// netdisk's master of a memory disk at the other end.
     NetdiskDiskMaster(disk_master::DiskMaster),
+    /// A whole node of a netdisk cluster.
+    NetdiskNode(cluster_node::ClusterNode),
 }
 
 impl Role {
@@ -40,6 +42,7 @@ impl Role {
             Self::TcpSink(sink) => sink.serve(),
             Self::NetdiskPartner(partner) => partner.serve(),
             Self::NetdiskDiskMaster(master) => master.serve(),
+            Self::NetdiskNode(node) => node.serve(),
         }
     }
 }

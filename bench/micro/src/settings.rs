@@ -15,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) alternation: Alternation,
     /// Length of one fio run; a process per turn needs more than a loop in this one.
     pub(crate) fio_runtime: Duration,
+    /// How long idle nodes are watched in a turn.
+    pub(crate) idle_watch: Duration,
     /// Bytes of the memory disk that fio reads.
     pub(crate) disk_bytes: u64,
     /// Congestion control of raw TCP sockets; `None` leaves the machine's default, which netdisk's sockets have too.
@@ -29,6 +31,7 @@ impl Settings {
             budget: Budget { warm_up: Duration::from_millis(100), measure: Duration::from_millis(300) },
             alternation: Alternation { pairs: 10, tries_max: 20, keep_disturbed: false },
             fio_runtime: Duration::from_secs(2),
+            idle_watch: Duration::from_secs(2),
             disk_bytes: 1 << 30,
             tcp_congestion: None,
         }
@@ -40,6 +43,7 @@ impl Settings {
             budget: Budget { warm_up: Duration::from_millis(20), measure: Duration::from_millis(60) },
             alternation: Alternation { pairs: 2, tries_max: 4, keep_disturbed: false },
             fio_runtime: Duration::from_millis(500),
+            idle_watch: Duration::from_millis(500),
             disk_bytes: 64 << 20,
             ..Self::full()
         }

@@ -76,6 +76,52 @@ fn raw_limits_are_measured_between_two_processes() {
     }
 }
 
+// proves: F4
+#[test]
+fn messages_and_blocks_are_measured_between_two_netdisk_processes() {
+    if !has_two_cores() {
+        return;
+    }
+    for (only, figures) in [("shm/64B/", 2), ("tcp/64B/round-trip/sleeping", 1), ("library/", 2)] {
+        let folder = Folder::new(&only.replace('/', "-"));
+        let report = report_of(only, &folder.0);
+        let rows = rows(&report);
+        assert_eq!(rows.len(), figures, "{report}");
+        for row in rows {
+            assert!(row["ours_figure"].is_f64(), "{row}");
+            assert_ne!(row["verdict"]["kind"], "failed", "{row}");
+        }
+    }
+}
+
+#[test]
+fn a_message_over_shared_memory_allocates_nothing_in_either_process() {
+    if !has_two_cores() {
+        return;
+    }
+    let folder = Folder::new("allocations");
+    let report = report_of("shm/64B/allocations", &folder.0);
+    assert_eq!(rows(&report)[0]["ours_figure"].as_f64(), Some(0.0), "{report}");
+}
+
+// proves: F4
+#[test]
+fn the_sweep_drives_closed_and_open_loops_over_several_links() {
+    if !has_two_cores() {
+        return;
+    }
+    let folder = Folder::new("sweep");
+    let file = folder.0.join("sweep.json");
+    let wishes = ["sweep", "--quick", "--seconds", "0.02", "--only", "shm/65536B/2-link", "--json"];
+    let output = bench_micro(&[&wishes[..], &[file.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let points = report["points"].as_array().unwrap();
+    let kinds: Vec<_> = points.iter().map(|point| point["drive"]["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["closed", "closed", "closed", "open"]);
+    assert!(points.iter().all(|point| point["latency"]["count"].as_u64() > Some(0)), "{report}");
+}
+
 #[test]
 fn a_missing_peer_is_skipped_with_the_command_that_installs_it() {
     if !has_two_cores() {
@@ -85,7 +131,7 @@ fn a_missing_peer_is_skipped_with_the_command_that_installs_it() {
     let output = command.args(["--quick", "--only", "nbd/", "--strict"]).env("PATH", "").output().unwrap();
     let (table, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(table.contains("SKIPPED: fio is not installed: apt-get install fio"), "{table}");
-    assert!(errors.contains("SKIPPED nbd/read/4KiB/QD1: fio is not installed"), "{errors}");
+    assert!(errors.contains("SKIPPED nbd/shm/read/4KiB/QD1: fio is not installed"), "{errors}");
     assert!(!output.status.success(), "a skipped goal does not count as reached");
 }
 

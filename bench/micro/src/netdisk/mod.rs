@@ -1,8 +1,11 @@
 //! netdisk's own side of the scenarios: two endpoints in two processes, wired by shared memory or TCP.
 
 mod allocations;
+mod cluster;
+pub(crate) mod cluster_node;
 pub(crate) mod disk_master;
 mod disk_read;
+mod idle;
 pub(crate) mod partner;
 mod round_trip;
 mod station;
@@ -11,7 +14,9 @@ mod sweep;
 mod wiring;
 
 pub(crate) use allocations::AllocationsPerMessage;
+pub(crate) use cluster::ClusterWithNbd;
 pub(crate) use disk_read::DiskRead;
+pub(crate) use idle::IdleNodes;
 pub(crate) use round_trip::MessageRoundTrip;
 pub(crate) use stream::MessageStream;
 pub(crate) use sweep::{Destinations, sweep};

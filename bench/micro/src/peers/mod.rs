@@ -6,5 +6,6 @@ mod nbdkit;
 mod tool;
 
 pub(crate) use fio::{FioFigure, FioRead};
+pub(crate) use nbd_server::{NbdServer, RunningNbdServer};
 pub(crate) use nbdkit::NbdkitMemory;
 pub(crate) use tool::Tool;

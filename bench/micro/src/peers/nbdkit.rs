@@ -2,20 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::nbd_server::{NbdServer, RunningNbdServer};
+use crate::scratch::ScratchFolder;
 
 /// How long nbdkit may take to listen.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Between two looks for its pid file.
 const START_LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// Numbers the folders of this process.
-static FOLDERS: AtomicU32 = AtomicU32::new(0);
 
 /// nbdkit's memory plug-in, its disk of this size.
 #[derive(Debug)]
@@ -30,17 +27,15 @@ impl NbdServer for NbdkitMemory {
     }
 
     fn start(&self) -> Result<Box<dyn RunningNbdServer>> {
-        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("bench-micro-{}-{number}", std::process::id()));
-        std::fs::create_dir(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-        let socket = folder.join("nbdkit.sock");
+        let folder = ScratchFolder::create()?;
+        let socket = folder.path().join("nbdkit.sock");
         let mut command = Command::new("nbdkit");
         command.args(["--foreground", "--exit-with-parent", "--unix"]).arg(&socket);
-        let ready = folder.join("nbdkit.pid");
+        let ready = folder.path().join("nbdkit.pid");
         command.arg("--pidfile").arg(&ready);
         command.args(["memory", &self.disk_bytes.to_string()]).stdin(Stdio::null());
         let child = command.spawn().context("nbdkit cannot be started")?;
-        let mut running = Nbdkit { child, folder, socket };
+        let mut running = Nbdkit { child, socket, _folder: folder };
         running.wait_until_it_listens(&ready)?;
         Ok(Box::new(running))
     }
@@ -49,8 +44,8 @@ impl NbdServer for NbdkitMemory {
 /// A running nbdkit and the folder of its socket.
 struct Nbdkit {
     child: Child,
-    folder: PathBuf,
     socket: PathBuf,
+    _folder: ScratchFolder,
 }
 
 impl Nbdkit {
@@ -78,9 +73,8 @@ impl RunningNbdServer for Nbdkit {
 
 impl Drop for Nbdkit {
     fn drop(&mut self) {
-        // Each fails only if what it ends is gone already.
+        // Both fail only if the process is gone already, which is what they are for.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
