@@ -55,7 +55,9 @@ impl BlockEngine {
     ) {
         let data = data.and_then(|handle| self.arrived.remove(handle.0 as u32));
         let Some(request) = self.requests.remove(tag.0 as u32) else { return };
-        let nanos = core.now().since(request.since).as_nanos() as u64;
+        let now = core.now();
+        self.note_done(now, request.volume);
+        let nanos = now.since(request.since).as_nanos() as u64;
         self.completions.push_back(BlockCompletion {
             tag: request.tag,
             result: result.map(|()| data),

@@ -110,9 +110,29 @@ pub enum EngineEvent {
 #[derive(Debug)]
 pub(crate) struct ClientRequest {
     pub(crate) tag: u64,
+    pub(crate) volume: VolumeId,
     pub(crate) data: Option<WriteData>,
     pub(crate) since: Time,
 }
+
+/// A virtual disk went on at another node: when, and for how long its clients waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// The virtual disk.
+    pub volume: VolumeId,
+    /// Configuration number of the change.
+    pub epoch: Epoch,
+    /// Served before; `None` if nobody did.
+    pub from: Option<NodeId>,
+    /// Serves from then on.
+    pub to: NodeId,
+    /// From the last completion of a request of this node before the change to the first one after it, nanoseconds.
+    /// `None` until that one comes.
+    pub gap_nanos: Option<u64>,
+}
+
+/// Failovers that are kept for `status`; older ones are forgotten.
+const FAILOVERS_MAX: usize = 64;
 
 /// The block engine of one node.
 pub struct BlockEngine {
@@ -132,6 +152,9 @@ pub struct BlockEngine {
     pub(crate) answering: VecDeque<Answering>,
     pub(crate) completions: VecDeque<BlockCompletion>,
     pub(crate) events: VecDeque<EngineEvent>,
+    pub(crate) failovers: VecDeque<Failover>,
+    /// When a request of each volume last completed here.
+    pub(crate) last_done: Vec<(VolumeId, Time)>,
     pub(crate) wire_faults: u64,
     pub(crate) last_wire_fault: Option<WireFault>,
     acting: bool,
@@ -157,6 +180,8 @@ impl BlockEngine {
             answering: VecDeque::new(),
             completions: VecDeque::new(),
             events: VecDeque::new(),
+            failovers: VecDeque::new(),
+            last_done: Vec::new(),
             wire_faults: 0,
             last_wire_fault: None,
             acting: false,
@@ -166,10 +191,62 @@ impl BlockEngine {
     /// Takes the newest mapping of a volume for driver and master.
     pub fn mapping(&mut self, core: &mut Core, mapping: &Mapping) -> Result<(), MappingFault> {
         let now = core.now();
+        self.note_failover(mapping);
         self.master.mapping(now, mapping, &mut self.master_actions)?;
         self.driver.mapping(now, mapping, &mut self.driver_actions)?;
         self.act(core);
         Ok(())
+    }
+
+    fn note_failover(&mut self, mapping: &Mapping) {
+        let (Some(known), Some(to)) = (self.driver.mapping_of(mapping.volume), mapping.serving) else {
+            return;
+        };
+        if known.serving == Some(to) || known.epoch >= mapping.epoch {
+            return;
+        }
+        if self.failovers.len() == FAILOVERS_MAX {
+            self.failovers.pop_front();
+        }
+        let (volume, epoch, from) = (mapping.volume, mapping.epoch, known.serving);
+        self.failovers.push_back(Failover { volume, epoch, from, to, gap_nanos: None });
+    }
+
+    /// A request of the volume completed: closes the gap of a failover that was open.
+    pub(crate) fn note_done(&mut self, now: Time, volume: VolumeId) {
+        let last = match self.last_done.iter_mut().find(|(known, _)| *known == volume) {
+            Some((_, last)) => Some(core::mem::replace(last, now)),
+            None => {
+                self.last_done.push((volume, now));
+                None
+            }
+        };
+        if self.failovers.is_empty() {
+            return;
+        }
+        let open = self.failovers.iter_mut().rev().find(|failover| failover.volume == volume);
+        if let (Some(failover), Some(last)) = (open, last)
+            && failover.gap_nanos.is_none()
+        {
+            failover.gap_nanos = Some(now.since(last).as_nanos() as u64);
+        }
+    }
+
+    /// Failovers since the start, the latest last.
+    pub fn failovers(&self) -> impl Iterator<Item = &Failover> {
+        self.failovers.iter()
+    }
+
+    /// Serves nothing from now on, whatever mappings say: majority or membership is lost.
+    pub fn fence(&mut self, core: &mut Core) {
+        self.master.fence(core.now(), &mut self.master_actions);
+        self.act(core);
+    }
+
+    /// Serves again as the mappings say.
+    pub fn unfence(&mut self, core: &mut Core) {
+        self.master.unfence(core.now(), &mut self.master_actions);
+        self.act(core);
     }
 
     /// Takes the newest list of members.
@@ -196,7 +273,7 @@ impl BlockEngine {
         }
         let now = core.now();
         let BlockIo { volume, operation, flags, range, data, tag } = io;
-        let number = self.requests.insert(ClientRequest { tag, data, since: now });
+        let number = self.requests.insert(ClientRequest { tag, volume, data, since: now });
         let submission = Submission { volume, operation, flags, range, tag: Tag(u64::from(number)) };
         match self.driver.submit(now, &submission, &mut self.driver_actions) {
             Ok(_) => {
@@ -213,6 +290,12 @@ impl BlockEngine {
                 Err(Refused { io: BlockIo { volume, operation, flags, range, data, tag }, why })
             }
         }
+    }
+
+    /// Whether one more request would be taken now.
+    #[inline]
+    pub fn may_submit(&self) -> bool {
+        self.driver.pending() < self.driver.limits().pending_max
     }
 
     /// The next request that ended.

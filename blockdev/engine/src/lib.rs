@@ -19,5 +19,5 @@ mod status;
 
 pub use data::{ReadData, WriteData};
 pub use disks::DiskRefusal;
-pub use engine::{BlockCompletion, BlockEngine, BlockIo, EngineEvent, Refused, RefusedWhy};
+pub use engine::{BlockCompletion, BlockEngine, BlockIo, EngineEvent, Failover, Refused, RefusedWhy};
 pub use status::{DiskStatus, EngineStatus, VolumeStatus};

@@ -2,4 +2,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod config;
+mod disks;
+mod membership;
+mod monitor;
+mod node;
+mod plan;
+pub mod report;
+mod station;
+
+pub use disks::DiskStartRefusal;
+pub use membership::VotesRefusal;
+pub use monitor::MonitorRefusal;
+pub use node::{Ended, Node, NodeOptions, NodeRefusal};
+pub use plan::peer_plans;

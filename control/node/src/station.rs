@@ -2,8 +2,8 @@
 
 use blockdev_engine::{BlockEngine, BlockIo, ReadData, RefusedWhy, WriteData};
 use blockdev_nbd::{
-    BlockAnswer, BlockCompletion, BlockErrno as NbdErrno, BlockIo as NbdIo, BlockOperation, BlockService, Busy,
-    ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason, VolumeHandle,
+    BlockAnswer, BlockCompletion, BlockErrno as NbdErrno, BlockIo as NbdIo, BlockOperation, BlockService,
+    Busy, ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason, VolumeHandle,
 };
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{ByteRange, TRANSFER_BYTES_MAX, VolumeId};
@@ -17,11 +17,11 @@ use transport_proto::identity::{ClientId, NodeId};
 use crate::membership::MembershipClient;
 
 /// All clients of the endpoint.
-pub struct NodeClients {
+pub(crate) struct NodeClients {
     /// Block requests.
-    pub engine: BlockEngine,
+    pub(crate) engine: BlockEngine,
     /// Membership.
-    pub membership: MembershipClient,
+    pub(crate) membership: MembershipClient,
 }
 
 impl Clients for NodeClients {
@@ -62,9 +62,9 @@ pub(crate) struct Ticket {
 }
 
 /// The node as seen from its surfaces.
-pub struct Station {
+pub(crate) struct Station {
     /// The transport and its clients.
-    pub endpoint: Endpoint<NodeClients>,
+    pub(crate) endpoint: Endpoint<NodeClients>,
     pub(crate) rows: Arc<ClusterRows>,
     /// Which NBD server is calling: each has exports of its own.
     pub(crate) server: usize,
@@ -97,7 +97,7 @@ impl Station {
     }
 
     /// Volumes that surfaces have open, and how often.
-    pub fn open_volumes(&self) -> &[(VolumeId, usize)] {
+    pub(crate) fn open_volumes(&self) -> &[(VolumeId, usize)] {
         &self.open
     }
 
@@ -147,11 +147,15 @@ impl Station {
 }
 
 /// A request of the NBD server in the engine's words; `None` for one that needs no engine.
-fn translate(operation: BlockOperation<SendBuffer>) -> (Operation, RequestFlags, ByteRange, Option<WriteData>) {
+fn translate(
+    operation: BlockOperation<SendBuffer>,
+) -> (Operation, RequestFlags, ByteRange, Option<WriteData>) {
     let fua_flag = |fua| if fua { RequestFlags::FUA } else { RequestFlags::NONE };
     let none = RequestFlags::NONE;
     match operation {
-        BlockOperation::Read { offset, length } => (Operation::Read, none, ByteRange::new(offset, length), None),
+        BlockOperation::Read { offset, length } => {
+            (Operation::Read, none, ByteRange::new(offset, length), None)
+        }
         BlockOperation::Write { offset, buffer, fua } => {
             let range = ByteRange::new(offset, buffer.as_ref().len() as u32);
             (Operation::Write, fua_flag(fua), range, Some(WriteData::built(buffer)))
@@ -250,4 +254,3 @@ impl BlockService for Station {
         self.count_open(VolumeId(volume.0), -1);
     }
 }
-

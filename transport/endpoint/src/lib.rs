@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ccm_thread;
 mod client;
 mod core;
 mod demux;
@@ -30,6 +31,7 @@ mod spin;
 mod status;
 mod verdicts;
 
+pub use ccm_thread::{MonitorRefusal, MonitorReport, MonitorThread, WatchedRail};
 pub use client::{Clients, Completion, Delivery, Outcome, PeerEvent, Tag};
 pub use demux::{Client, Demux};
 pub use endpoint::{Endpoint, EndpointConfig, StartError};
@@ -40,7 +42,7 @@ pub use providers::FIRST_FREE_TOKEN;
 pub use spin::{Idle, Spin, SpinSettings};
 pub use status::{LinkStatus, PeerStatus, RailStatus, TransportStatus};
 pub use transport_proto::session::{SendRefusal, SessionCounters};
-pub use transport_provider::PostRefusal;
+pub use transport_provider::{ListenRefusal, PostRefusal};
 pub use transport_tcp::TcpOptions;
 pub use verdicts::{Verdict, VerdictBoard};
 

@@ -1,0 +1,85 @@
+//! `netdisk node`: the daemon.
+
+use crate::logging;
+use anyhow::Context;
+use control_node::config::Config;
+use control_node::{Ended, Node, NodeOptions};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use transport_endpoint::SpinSettings;
+use transport_proto::identity::NodeId;
+
+/// Run a node of a cluster.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The cluster's configuration, the same file on all nodes.
+    #[arg(long)]
+    config: PathBuf,
+    /// Which node of it this is.
+    #[arg(long)]
+    id: u16,
+    /// Folder for what must survive a restart.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+    /// Admin socket.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Logs as JSON.
+    #[arg(long)]
+    log_json: bool,
+    /// Longest spin after work before sleeping, microseconds.
+    #[arg(long, default_value_t = 100, value_name = "MICROSECONDS")]
+    spin: u64,
+    /// Never sleep: for measurements on cores of the node's own.
+    #[arg(long)]
+    spin_forever: bool,
+}
+
+/// Where a node of a cluster keeps its state and its admin socket, unless told otherwise.
+pub(crate) fn default_folder(cluster: &str, id: u16) -> PathBuf {
+    PathBuf::from(format!("/var/lib/netdisk/{cluster}/node{id}"))
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    logging::start(arguments.log_json);
+    let config = Config::load(&arguments.config)?;
+    let folder = default_folder(&config.rows.name, arguments.id);
+    let state = arguments.state.unwrap_or(folder);
+    std::fs::create_dir_all(&state)
+        .with_context(|| format!("cannot make {}: choose another folder with --state", state.display()))?;
+    let socket = arguments.socket.unwrap_or_else(|| state.join("admin.sock"));
+    let spin = SpinSettings {
+        spin_max: Duration::from_micros(arguments.spin),
+        yielding: !arguments.spin_forever,
+        forever: arguments.spin_forever,
+    };
+    let options = NodeOptions { config, id: NodeId(arguments.id), state, socket: Some(socket.clone()), spin };
+    // Before the node starts its threads, so that none of them is interrupted by a signal it does not expect.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot watch for signals")?;
+    let node = Node::start(options)?;
+    let (flag, waker) = (node.stop_flag(), node.waker());
+    std::thread::Builder::new().name("netdisk-signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            flag.store(true, Ordering::Relaxed);
+            // Without the wake-up the node sees the flag within its longest sleep.
+            let _ = waker.wake();
+        }
+    })?;
+    for address in node.nbd_addresses() {
+        tracing::info!("serving NBD on {address}");
+    }
+    tracing::info!("admin socket {}", socket.display());
+    match node.run()? {
+        Ended::Stopped => {
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::VotesLost => {
+            anyhow::bail!("votes could not be kept; mend the state folder and start the node again")
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Opens the disks that the configuration gives to this node.
+
+use blockdev_proto::geometry::{DiskId, VolumeId};
+use blockdev_store::{AnyBacking, DiskFile, MemoryDisk, MemoryDiskRefusal, OpenMode, OpenRefusal, Ports};
+use control_proto::rows::{ClusterRows, DiskKind};
+use std::fmt;
+use std::path::Path;
+use transport_proto::identity::NodeId;
+
+/// Why a disk of this node cannot be used.
+#[derive(Debug)]
+pub enum DiskStartRefusal {
+    /// A file or device.
+    Open(String, OpenRefusal),
+    /// Memory.
+    Memory(String, MemoryDiskRefusal),
+}
+
+impl fmt::Display for DiskStartRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DiskStartRefusal::Open(name, source) => write!(f, "disk {name}: {source}"),
+            DiskStartRefusal::Memory(name, source) => write!(f, "disk {name}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for DiskStartRefusal {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            DiskStartRefusal::Open(_, source) => std::error::Error::source(source),
+            DiskStartRefusal::Memory(_, source) => std::error::Error::source(source),
+        }
+    }
+}
+
+/// The disks of `node` that back a virtual disk.
+pub(crate) fn open_disks(
+    rows: &ClusterRows,
+    node: NodeId,
+) -> Result<Vec<(DiskId, VolumeId, AnyBacking)>, DiskStartRefusal> {
+    let mut disks = Vec::new();
+    for volume in &rows.virtual_disks {
+        let here = volume.candidates.iter().find(|(candidate, _)| *candidate == node);
+        let Some(row) = here.and_then(|(_, disk)| rows.disk(*disk)) else { continue };
+        let backing = match (row.kind, row.port(node)) {
+            (DiskKind::Memory, _) | (_, None) => {
+                let memory = MemoryDisk::new(volume.size_bytes, volume.block_bytes.get());
+                AnyBacking::Memory(
+                    memory.map_err(|source| DiskStartRefusal::Memory(row.name.clone(), source))?,
+                )
+            }
+            (DiskKind::File | DiskKind::Raw, Some(port)) => {
+                let mode = OpenMode {
+                    ports: if row.ports.len() > 1 { Ports::Dual } else { Ports::Single },
+                    read_only: volume.read_only,
+                    expected_data_bytes: Some(volume.size_bytes),
+                    ..OpenMode::default()
+                };
+                let opened = DiskFile::open(Path::new(&port.path), &mode);
+                let file = opened.map_err(|source| DiskStartRefusal::Open(row.name.clone(), source))?;
+                AnyBacking::File(Box::new(file))
+            }
+        };
+        tracing::info!(disk = row.name, volume = volume.name, access = backing.access(), "disk open");
+        disks.push((row.id, volume.id, backing));
+    }
+    Ok(disks)
+}

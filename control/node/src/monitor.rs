@@ -1,0 +1,65 @@
+//! The connectivity monitor of one node, set up from the configuration's rows.
+
+use control_proto::rows::ClusterRows;
+use std::sync::Arc;
+use transport_endpoint::{MonitorReport, MonitorThread, VerdictBoard, WatchedRail};
+use transport_proto::cluster_key::ClusterKey;
+use transport_proto::identity::{Epoch, Incarnation, LinkId, NodeId, Path, RailId};
+
+pub use transport_endpoint::MonitorRefusal;
+
+/// The running monitor.
+pub(crate) struct Monitor {
+    thread: MonitorThread,
+    epoch: Epoch,
+    disk_age_ms: u32,
+}
+
+impl Monitor {
+    pub(crate) fn start(
+        rows: &ClusterRows,
+        node: NodeId,
+        incarnation: Incarnation,
+        key: &ClusterKey,
+        board: Arc<VerdictBoard>,
+    ) -> Result<Monitor, MonitorRefusal> {
+        let rails: Vec<WatchedRail> = rows
+            .rails_of(node)
+            .map(|rail| WatchedRail {
+                peer: rail.peer,
+                path: rail.path,
+                local: rail.local.heartbeat,
+                remote: rail.remote.heartbeat,
+            })
+            .collect();
+        let thread = MonitorThread::start(key, rows.connectivity, (node, incarnation), &rails, board)?;
+        Ok(Monitor { thread, epoch: Epoch(0), disk_age_ms: 0 })
+    }
+
+    /// Heartbeats bear this configuration number from now on.
+    pub(crate) fn configure(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.thread.announce(self.epoch, self.disk_age_ms);
+    }
+
+    /// Heartbeats tell that the oldest disk request is this old.
+    pub(crate) fn set_disk_age(&mut self, disk_age_ms: u32) {
+        if self.disk_age_ms != disk_age_ms {
+            self.disk_age_ms = disk_age_ms;
+            self.thread.announce(self.epoch, self.disk_age_ms);
+        }
+    }
+
+    pub(crate) fn reincarnate(&self, incarnation: Incarnation) {
+        self.thread.reincarnate(incarnation);
+    }
+
+    /// `false`: no such rail.
+    pub(crate) fn mute(&self, link: u8, rail: u8, muted: bool) -> bool {
+        self.thread.mute(Path { link: LinkId(link), rail: RailId(rail) }, muted)
+    }
+
+    pub(crate) fn reports(&self) -> Vec<MonitorReport> {
+        self.thread.reports()
+    }
+}

@@ -1,0 +1,508 @@
+//! The daemon of one node: starts everything in order, drives it all on one thread, stops it in order.
+//!
+//! Start: disks (a bad one stops the start before anything is promised) → transport → connectivity monitor →
+//! membership → NBD servers → admin socket. Stop: NBD clients are answered and let go → the node leaves the
+//! membership → disks are drained and given up as the last thing to happen.
+
+use crate::admin::{Admin, AdminRefusal, Asked, Request, refusal};
+use crate::config::{Config, ConfigFaults};
+use crate::disks::{DiskStartRefusal, open_disks};
+use crate::membership::{Decision, MembershipClient, Votes, VotesRefusal};
+use crate::monitor::{Monitor, MonitorRefusal};
+use crate::plan::peer_plans;
+use crate::report;
+use crate::station::{NodeClients, Station};
+use blockdev_engine::{BlockEngine, DiskRefusal, EngineEvent};
+use blockdev_nbd::{ListenAddress, NbdConfig, NbdServer};
+use control_proto::membership::{Input, View};
+use control_proto::rows::{ClusterRows, NbdAddress};
+use control_proto::view::{BrokenPath, ClusterView};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use transport_endpoint::{Endpoint, EndpointConfig, FIRST_FREE_TOKEN, Idle, SpinSettings, StartError};
+use transport_proto::identity::{Epoch, Incarnation, NodeId};
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// The cluster.
+    pub config: Config,
+    /// Which of its nodes this process is.
+    pub id: NodeId,
+    /// Folder for what must survive a restart (votes).
+    pub state: PathBuf,
+    /// Admin socket; `None` for none.
+    pub socket: Option<PathBuf>,
+    /// How the reactor waits.
+    pub spin: SpinSettings,
+}
+
+/// Why a node did not start. Nothing is left running.
+#[derive(Debug)]
+pub enum NodeRefusal {
+    /// The configuration does not fit this node.
+    Config(ConfigFaults),
+    /// A disk cannot be used.
+    Disk(DiskStartRefusal),
+    /// A disk cannot be watched.
+    Attach(DiskRefusal),
+    /// Votes cannot be kept.
+    Votes(VotesRefusal),
+    /// The transport cannot run.
+    Transport(StartError),
+    /// A rail's address cannot be listened on.
+    Rail(transport_endpoint::ListenRefusal),
+    /// A rail's heartbeats cannot be watched.
+    Monitor(MonitorRefusal),
+    /// An NBD server cannot run.
+    Nbd(blockdev_nbd::StartRefusal),
+    /// No admin socket.
+    Admin(AdminRefusal),
+    /// The system refused something that it never refuses.
+    System(io::Error),
+}
+
+macro_rules! from {
+    ($($kind:ident: $source:ty),+ $(,)?) => {
+        $(impl From<$source> for NodeRefusal {
+            fn from(source: $source) -> NodeRefusal {
+                NodeRefusal::$kind(source)
+            }
+        })+
+
+        impl fmt::Display for NodeRefusal {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(NodeRefusal::$kind(source) => source.fmt(f),)+
+                }
+            }
+        }
+
+        impl std::error::Error for NodeRefusal {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                match self {
+                    $(NodeRefusal::$kind(source) => source.source(),)+
+                }
+            }
+        }
+    };
+}
+
+from! {
+    Config: ConfigFaults,
+    Disk: DiskStartRefusal,
+    Attach: DiskRefusal,
+    Votes: VotesRefusal,
+    Transport: StartError,
+    Rail: transport_endpoint::ListenRefusal,
+    Monitor: MonitorRefusal,
+    Nbd: blockdev_nbd::StartRefusal,
+    Admin: AdminRefusal,
+    System: io::Error,
+}
+
+/// Why a running node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// Its votes could not be kept; it must not go on.
+    VotesLost,
+}
+
+/// Event tokens: disks first, then a range for each NBD server.
+const DISK_TOKENS: usize = 1 << 12;
+const NBD_TOKENS: usize = 1 << 12;
+/// A stopping node waits this long for its clients' last answers, and this long to leave.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// Rounds of spinning between two looks at everything that is not data.
+const ROUNDS_PER_CONTROL: u32 = 32;
+
+/// A running node.
+pub struct Node {
+    pub(crate) station: Station,
+    pub(crate) rows: Arc<ClusterRows>,
+    pub(crate) servers: Vec<NbdServer<Station>>,
+    pub(crate) monitor: Monitor,
+    admin: Option<Admin>,
+    pub(crate) view: Option<View>,
+    pub(crate) has_quorum: bool,
+    pub(crate) started: Instant,
+    stop: Arc<AtomicBool>,
+    stopping: Option<Instant>,
+    leaving: bool,
+    rounds: u32,
+}
+
+/// A life of this node, later than every earlier one: nanoseconds since 1970.
+fn new_life() -> Incarnation {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos());
+    Incarnation(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+impl Node {
+    /// Starts the node; drive it with [`Node::run`].
+    pub fn start(options: NodeOptions) -> Result<Node, NodeRefusal> {
+        options.config.node(options.id)?;
+        let rows = Arc::new(options.config.rows.clone());
+        let disks = open_disks(&rows, options.id)?;
+        let state = &options.state;
+        std::fs::create_dir_all(state).map_err(|error| VotesRefusal::System(state.clone(), error))?;
+        let votes = Votes::load(state)?;
+        let life = new_life();
+        let configured: Vec<NodeId> = rows.nodes.iter().map(|node| node.id).collect();
+        let clients = NodeClients {
+            engine: BlockEngine::new(options.id, life),
+            membership: MembershipClient::new(options.id, life, &configured, rows.membership, votes),
+        };
+        let mut config = EndpointConfig::new(options.id, life, options.config.key.clone());
+        config.spin = options.spin;
+        let mut endpoint = Endpoint::new(config, clients)?;
+        let registry = endpoint.registry().try_clone()?;
+        for (number, (id, volume, backing)) in disks.into_iter().enumerate() {
+            let token = mio::Token(FIRST_FREE_TOKEN + number);
+            endpoint.clients().engine.attach_disk(&registry, token, id, volume, backing)?;
+        }
+        for plan in peer_plans(&rows, options.id) {
+            endpoint.core().set_peer(&plan)?;
+        }
+        let monitor = Monitor::start(&rows, options.id, life, &options.config.key, endpoint.verdicts())?;
+        let waker = endpoint.waker();
+        let admin = options.socket.as_deref().map(|path| Admin::open(path, waker)).transpose()?;
+        let mut station = Station::new(endpoint, rows.clone());
+        let servers = start_nbd(&mut station, &rows, options.id)?;
+        tracing::info!(node = options.id.0, cluster = rows.name, "node started");
+        Ok(Node {
+            station,
+            rows,
+            servers,
+            monitor,
+            admin,
+            view: None,
+            has_quorum: false,
+            started: Instant::now(),
+            stop: Arc::new(AtomicBool::new(false)),
+            stopping: None,
+            leaving: false,
+            rounds: 0,
+        })
+    }
+
+    /// Set to make the node stop; wake it by [`Node::waker`] afterwards.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
+    /// Wakes the node's thread.
+    pub fn waker(&self) -> Arc<mio::Waker> {
+        self.station.endpoint.waker()
+    }
+
+    /// Where the NBD servers listen.
+    pub fn nbd_addresses(&self) -> Vec<ListenAddress> {
+        self.servers.iter().flat_map(|server| server.addresses().cloned()).collect()
+    }
+
+    /// Drives the node until it is asked to stop.
+    pub fn run(mut self) -> io::Result<Ended> {
+        loop {
+            let found = self.round();
+            self.rounds = self.rounds.wrapping_add(1);
+            if found == 0 || self.rounds.is_multiple_of(ROUNDS_PER_CONTROL) {
+                if let Some(ended) = self.control() {
+                    return Ok(ended);
+                }
+            }
+            if found > 0 {
+                self.station.endpoint.worked();
+                self.look()?;
+                continue;
+            }
+            match self.station.endpoint.idle() {
+                Idle::Spin => core::hint::spin_loop(),
+                Idle::Yield => std::thread::yield_now(),
+                Idle::Sleep => {
+                    self.sleep()?;
+                    continue;
+                }
+            }
+            self.look()?;
+        }
+    }
+
+    /// One round of data: transport, disks, surfaces. Returns how much was found.
+    #[inline]
+    fn round(&mut self) -> usize {
+        let mut found = self.station.endpoint.poll();
+        let (core, clients) = self.station.endpoint.parts();
+        found += clients.engine.poll(core);
+        found += self.hand_out();
+        for index in 0..self.servers.len() {
+            self.station.server = index;
+            found += usize::from(self.servers[index].poll(&mut self.station));
+        }
+        found + self.hand_out()
+    }
+
+    /// Completions to the surfaces that wait for them.
+    #[inline]
+    fn hand_out(&mut self) -> usize {
+        let mut count = 0;
+        while let Some((server, completion)) = self.station.next_completion() {
+            self.servers[server].complete(completion);
+            count += 1;
+        }
+        if count > 0 {
+            for server in &mut self.servers {
+                server.flush();
+            }
+        }
+        count
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        let servers = &mut self.servers;
+        self.station.endpoint.look(|_, _, event| {
+            servers.iter_mut().any(|server| server.handle_event(event));
+        })
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        let armed = self.station.endpoint.arm()
+            && self.station.endpoint.clients().engine.arm()
+            && self.servers.iter_mut().all(NbdServer::arm);
+        if !armed {
+            self.station.endpoint.disarm();
+            return Ok(());
+        }
+        let now = self.station.endpoint.clock();
+        let clients = self.station.endpoint.clients();
+        let deadline = clients.engine.next_deadline(now).min(clients.membership.machine().next_deadline());
+        let at_most = if self.stopping.is_some() { Duration::from_millis(5) } else { deadline.since(now) };
+        let servers = &mut self.servers;
+        self.station.endpoint.sleep(at_most, |_, _, event| {
+            servers.iter_mut().any(|server| server.handle_event(event));
+        })
+    }
+
+    // --- control ---
+
+    /// Everything that is not data. `Some`: the node has ended.
+    fn control(&mut self) -> Option<Ended> {
+        let (core, clients) = self.station.endpoint.parts();
+        clients.membership.tick(core);
+        self.monitor.set_disk_age(clients.engine.oldest_disk_age().as_millis() as u32);
+        let mut news = VecDeque::new();
+        while let Some(event) = clients.engine.next_event() {
+            news.push_back(event);
+        }
+        for event in news {
+            self.on_engine_event(event);
+        }
+        while let Some(decision) = self.station.endpoint.clients().membership.next_decision() {
+            if let Some(ended) = self.on_decision(decision) {
+                return Some(ended);
+            }
+        }
+        for server in &mut self.servers {
+            while let Some(notice) = server.take_notice() {
+                tracing::info!("{notice}");
+            }
+        }
+        while let Some(asked) = self.admin.as_ref().and_then(|admin| admin.desk.take()) {
+            self.answer(&asked);
+        }
+        self.stop_step()
+    }
+
+    fn on_engine_event(&mut self, event: EngineEvent) {
+        let (core, clients) = self.station.endpoint.parts();
+        match event {
+            EngineEvent::PathBroken(report) => {
+                tracing::warn!(node = report.node.0, disk = report.disk.0, "path to disk is broken");
+                let path = BrokenPath { node: report.node, disk: report.disk };
+                clients.membership.tell(core, Input::PathBroken(path));
+            }
+            EngineEvent::EpochSpent { persisted, .. } => {
+                clients.membership.tell(core, Input::EpochSpent(persisted));
+            }
+            EngineEvent::GateOpened { volume, epoch } => {
+                tracing::info!(volume = volume.0, epoch = epoch.0, "this node serves the virtual disk");
+            }
+            EngineEvent::GateClosed { volume, epoch } => {
+                tracing::info!(volume = volume.0, epoch = epoch.0, "gate closed and drained");
+            }
+            // A newer view is on its way by the membership itself; suspension comes with online reconfiguration.
+            EngineEvent::FetchMapping { .. } | EngineEvent::Drained { .. } => {}
+        }
+    }
+
+    fn on_decision(&mut self, decision: Decision) -> Option<Ended> {
+        match decision {
+            Decision::View(view) => self.apply(view),
+            Decision::QuorumRegained => {
+                tracing::info!("majority reachable");
+                self.has_quorum = true;
+                let (core, clients) = self.station.endpoint.parts();
+                clients.engine.unfence(core);
+            }
+            Decision::QuorumLost => {
+                tracing::warn!("no majority reachable: serving stops until there is one");
+                self.has_quorum = false;
+                let (core, clients) = self.station.endpoint.parts();
+                clients.engine.fence(core);
+            }
+            Decision::Removed => self.rejoin(),
+            Decision::Left => {
+                tracing::info!("left the cluster");
+                return Some(Ended::Stopped);
+            }
+            Decision::Failed => {
+                let (core, clients) = self.station.endpoint.parts();
+                clients.engine.fence(core);
+                return Some(Ended::VotesLost);
+            }
+        }
+        None
+    }
+
+    /// The others have gone on without this node: it begins a new life and joins as a newcomer.
+    fn rejoin(&mut self) {
+        if self.leaving {
+            return;
+        }
+        let life = new_life();
+        tracing::warn!(incarnation = life.0, "removed from the cluster: joining again in a new life");
+        let (core, clients) = self.station.endpoint.parts();
+        clients.engine.fence(core);
+        core.reincarnate(life);
+        self.monitor.reincarnate(life);
+        clients.membership.tell(core, Input::Reincarnate(life));
+        if self.has_quorum {
+            clients.engine.unfence(core);
+        }
+    }
+
+    /// Acts on a new view: transport first (who may talk), then the disks' mappings.
+    fn apply(&mut self, view: View) {
+        let members: Vec<NodeId> = view.members.iter().map(|member| member.node).collect();
+        let listed: Vec<u16> = members.iter().map(|node| node.0).collect();
+        tracing::info!(epoch = view.epoch.0, members = ?listed, "new view");
+        let cluster = ClusterView {
+            epoch: view.epoch,
+            members: view.members.clone(),
+            broken: view.broken.clone(),
+            rows: self.rows.clone(),
+        };
+        let (core, clients) = self.station.endpoint.parts();
+        core.configure(view.epoch, &members);
+        clients.engine.members(&members);
+        for mapping in cluster.mappings() {
+            if let Err(fault) = clients.engine.mapping(core, &mapping) {
+                tracing::error!(
+                    volume = mapping.volume.0,
+                    ?fault,
+                    "the configuration gave no usable mapping"
+                );
+            }
+        }
+        self.monitor.configure(view.epoch);
+        self.view = Some(view);
+    }
+
+    /// The configuration number in force here.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.view.as_ref().map_or(Epoch(0), |view| view.epoch)
+    }
+
+    // --- admin ---
+
+    fn answer(&mut self, asked: &Asked) {
+        let answer = match asked.request {
+            Request::Status => serde_json::to_string(&report::status(self))
+                .unwrap_or_else(|fault| refusal(&fault.to_string())),
+            Request::CutRail { link, rail } => self.mute(link, rail, true),
+            Request::MendRail { link, rail } => self.mute(link, rail, false),
+            Request::Stop => {
+                self.stop.store(true, Ordering::Relaxed);
+                done()
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = asked.answer.try_send(answer);
+    }
+
+    fn mute(&mut self, link: u8, rail: u8, muted: bool) -> String {
+        if self.monitor.mute(link, rail, muted) {
+            tracing::warn!(link, rail, muted, "rail by order of the administrator");
+            done()
+        } else {
+            refusal(&format!("this node has no rail {rail} in link {link}; see netdisk status"))
+        }
+    }
+
+    // --- stop ---
+
+    /// One step towards the end, once asked to stop.
+    fn stop_step(&mut self) -> Option<Ended> {
+        if !self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let since = *self.stopping.get_or_insert_with(|| {
+            tracing::info!("stopping");
+            for server in &mut self.servers {
+                server.stop();
+            }
+            Instant::now()
+        });
+        let connections: usize = self.servers.iter().map(NbdServer::connections).sum();
+        if connections > 0 && since.elapsed() < STOP_TIME_MAX {
+            return None;
+        }
+        if !self.leaving {
+            self.leaving = true;
+            let (core, clients) = self.station.endpoint.parts();
+            clients.engine.fence(core);
+            clients.membership.tell(core, Input::Leave);
+            return None;
+        }
+        // Alone there is nobody to leave; without a majority nobody to agree.
+        let lonely = self.rows.nodes.len() == 1;
+        (lonely || since.elapsed() > 2 * STOP_TIME_MAX || !self.has_quorum).then_some(Ended::Stopped)
+    }
+}
+
+fn done() -> String {
+    serde_json::json!({ "done": true }).to_string()
+}
+
+fn start_nbd(
+    station: &mut Station,
+    rows: &ClusterRows,
+    id: NodeId,
+) -> Result<Vec<NbdServer<Station>>, NodeRefusal> {
+    let mut servers = Vec::new();
+    for row in rows.nbd.iter().filter(|row| row.node == id) {
+        let listen = match &row.listen {
+            NbdAddress::Tcp(address) => ListenAddress::Tcp(*address),
+            NbdAddress::Unix(path) => {
+                let permission = row.exports.first().and_then(|volume| rows.permission(*volume));
+                ListenAddress::Unix {
+                    path: path.into(),
+                    mode: permission.map_or(0o600, |row| u32::from(row.mode)),
+                    owner: permission.map(|row| (row.owner, row.group)),
+                }
+            }
+        };
+        let first = FIRST_FREE_TOKEN + DISK_TOKENS + servers.len() * NBD_TOKENS;
+        let config = NbdConfig { listen: vec![listen], ..NbdConfig::default() };
+        servers.push(NbdServer::new(station.endpoint.registry(), first..first + NBD_TOKENS, config)?);
+        station.add_exports(row.exports.clone());
+    }
+    Ok(servers)
+}

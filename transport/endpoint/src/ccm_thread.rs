@@ -1,0 +1,361 @@
+//! The thread of the connectivity monitor: one UDP socket per rail of this node, heartbeats each way with every peer,
+//! verdicts to the reactor. A thread of its own, so that a busy reactor is not taken for a dead rail.
+
+use crate::verdicts::{Verdict, VerdictBoard};
+use core::fmt;
+use core::time::Duration;
+use mio::net::UdpSocket;
+use mio::{Events, Interest, Poll, Token, Waker};
+use parking_lot::Mutex;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+use transport_proto::cluster_key::ClusterKey;
+use transport_proto::connectivity::{
+    Connectivity, HEARTBEAT_BYTES, Heartbeat, Output, PeerReport, RailReport, Settings,
+    Verdict as RailVerdict,
+};
+use transport_proto::identity::{Epoch, Incarnation, NodeId, Path};
+use transport_proto::time::Time;
+use zerocopy::FromBytes;
+
+/// A rail to be watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchedRail {
+    /// The node at the other end.
+    pub peer: NodeId,
+    /// Link and rail.
+    pub path: Path,
+    /// Where this node sends from and listens. Rails to several peers may share it.
+    pub local: SocketAddr,
+    /// Where the peer listens.
+    pub remote: SocketAddr,
+}
+
+/// Why the monitor did not start.
+#[derive(Debug)]
+pub enum MonitorRefusal {
+    /// A heartbeat address cannot be bound.
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No event queue or thread to be had.
+    System(io::Error),
+}
+
+impl fmt::Display for MonitorRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MonitorRefusal::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "heartbeat address {address} is in use: is this node running already?")
+            }
+            MonitorRefusal::Bind { address, .. } => {
+                write!(f, "cannot bind heartbeat address {address}: does this machine own it?")
+            }
+            MonitorRefusal::System(_) => write!(f, "cannot start the connectivity monitor"),
+        }
+    }
+}
+
+impl std::error::Error for MonitorRefusal {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            MonitorRefusal::Bind { source, .. } | MonitorRefusal::System(source) => Some(source),
+        }
+    }
+}
+
+/// What others tell the thread.
+#[derive(Debug, Default)]
+struct Orders {
+    stop: bool,
+    epoch: Epoch,
+    disk_age_ms: u32,
+    incarnation: Option<Incarnation>,
+    muted: Vec<Path>,
+}
+
+/// What the thread tells others.
+#[derive(Clone, Debug)]
+pub struct MonitorReport {
+    /// The peer.
+    pub peer: NodeId,
+    /// What is known of it.
+    pub summary: PeerReport,
+    /// What is known of each rail to it.
+    pub rails: Vec<RailReport>,
+}
+
+/// The running monitor; its thread ends when this is dropped.
+pub struct MonitorThread {
+    orders: Arc<Mutex<Orders>>,
+    reports: Arc<Mutex<Vec<MonitorReport>>>,
+    waker: Arc<Waker>,
+    paths: Vec<Path>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MonitorThread {
+    /// Binds every rail's heartbeat address and starts the thread.
+    pub fn start(
+        key: &ClusterKey,
+        settings: Settings,
+        (node, incarnation): (NodeId, Incarnation),
+        rails: &[WatchedRail],
+        board: Arc<VerdictBoard>,
+    ) -> Result<MonitorThread, MonitorRefusal> {
+        let poll = Poll::new().map_err(MonitorRefusal::System)?;
+        let mut sockets: Vec<RailSocket> = Vec::new();
+        for rail in rails {
+            if sockets.iter().any(|known| known.path == rail.path && known.local == rail.local) {
+                continue;
+            }
+            let bound = UdpSocket::bind(rail.local);
+            let mut socket = bound.map_err(|source| MonitorRefusal::Bind { address: rail.local, source })?;
+            let token = Token(sockets.len());
+            poll.registry()
+                .register(&mut socket, token, Interest::READABLE)
+                .map_err(MonitorRefusal::System)?;
+            sockets.push(RailSocket { path: rail.path, local: rail.local, socket });
+        }
+        let waker = Waker::new(poll.registry(), Token(usize::MAX)).map_err(MonitorRefusal::System)?;
+        let (orders, reports) =
+            (Arc::<Mutex<Orders>>::default(), Arc::<Mutex<Vec<MonitorReport>>>::default());
+        let started = Instant::now();
+        let mut peers: Vec<Connectivity> = Vec::new();
+        for rail in rails {
+            let place = peers.iter().position(|peer| peer.peer() == rail.peer).unwrap_or_else(|| {
+                peers.push(Connectivity::new(key, settings, node, incarnation, rail.peer, Time(1)));
+                peers.len() - 1
+            });
+            peers[place].add_rail(Time(1), rail.path);
+        }
+        let mut watch = Watch {
+            key: key.clone(),
+            settings,
+            node,
+            started,
+            poll,
+            sockets,
+            rails: rails.to_vec(),
+            peers,
+            board,
+            orders: orders.clone(),
+            reports: reports.clone(),
+            muted: Vec::new(),
+            outputs: Vec::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("netdisk-ccm".into())
+            .spawn(move || watch.run())
+            .map_err(MonitorRefusal::System)?;
+        let paths = rails.iter().map(|rail| rail.path).collect();
+        Ok(MonitorThread { orders, reports, waker: Arc::new(waker), paths, thread: Some(thread) })
+    }
+
+    /// What heartbeats tell from now on.
+    pub fn announce(&self, epoch: Epoch, disk_age_ms: u32) {
+        let mut orders = self.orders.lock();
+        (orders.epoch, orders.disk_age_ms) = (epoch, disk_age_ms);
+    }
+
+    /// This node lives a new life from now on.
+    pub fn reincarnate(&self, incarnation: Incarnation) {
+        self.orders.lock().incarnation = Some(incarnation);
+        self.wake();
+    }
+
+    /// Drops a rail's heartbeats in both directions, as a pulled cable would, or no longer. `false`: no such rail.
+    pub fn mute(&self, path: Path, muted: bool) -> bool {
+        let mut orders = self.orders.lock();
+        orders.muted.retain(|known| *known != path);
+        if muted {
+            orders.muted.push(path);
+        }
+        drop(orders);
+        self.wake();
+        self.paths.contains(&path)
+    }
+
+    /// What is known of all peers, as of the last round.
+    pub fn reports(&self) -> Vec<MonitorReport> {
+        self.reports.lock().clone()
+    }
+
+    fn wake(&self) {
+        // Without it the thread looks at its next round.
+        let _ = self.waker.wake();
+    }
+}
+
+impl Drop for MonitorThread {
+    fn drop(&mut self) {
+        self.orders.lock().stop = true;
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct RailSocket {
+    path: Path,
+    local: SocketAddr,
+    socket: UdpSocket,
+}
+
+/// The thread's own state.
+struct Watch {
+    key: ClusterKey,
+    settings: Settings,
+    node: NodeId,
+    started: Instant,
+    poll: Poll,
+    sockets: Vec<RailSocket>,
+    rails: Vec<WatchedRail>,
+    peers: Vec<Connectivity>,
+    board: Arc<VerdictBoard>,
+    orders: Arc<Mutex<Orders>>,
+    reports: Arc<Mutex<Vec<MonitorReport>>>,
+    muted: Vec<Path>,
+    outputs: Vec<Output>,
+}
+
+impl Watch {
+    fn now(&self) -> Time {
+        Time(self.started.elapsed().as_nanos() as u64 + 1)
+    }
+
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(64);
+        loop {
+            let next = self.peers.iter().map(Connectivity::next_deadline).min().unwrap_or(Time::NEVER);
+            let span = next.since(self.now()).min(Duration::from_millis(500));
+            if let Err(error) = self.poll.poll(&mut events, Some(span))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!("the connectivity monitor cannot wait for heartbeats: {error}");
+                return;
+            }
+            if self.take_orders() {
+                return;
+            }
+            for socket in 0..self.sockets.len() {
+                self.read(socket);
+            }
+            let now = self.now();
+            for place in 0..self.peers.len() {
+                if self.peers[place].next_deadline() <= now {
+                    self.peers[place].tick(now, &mut self.outputs);
+                    self.carry_out(place);
+                    self.report(place);
+                }
+            }
+        }
+    }
+
+    /// `true`: stop.
+    fn take_orders(&mut self) -> bool {
+        let orders_of = self.orders.clone();
+        let mut orders = orders_of.lock();
+        self.muted.clone_from(&orders.muted);
+        for peer in &mut self.peers {
+            peer.announce(orders.epoch, orders.disk_age_ms);
+        }
+        if let Some(incarnation) = orders.incarnation.take() {
+            let now = self.now();
+            for place in 0..self.peers.len() {
+                let peer = self.peers[place].peer();
+                let mut fresh =
+                    Connectivity::new(&self.key, self.settings, self.node, incarnation, peer, now);
+                for rail in self.rails.iter().filter(|rail| rail.peer == peer) {
+                    fresh.add_rail(now, rail.path);
+                    self.board.post(verdict(peer, rail.path, false, Duration::ZERO));
+                }
+                self.peers[place] = fresh;
+            }
+        }
+        orders.stop
+    }
+
+    fn read(&mut self, place: usize) {
+        let path = self.sockets[place].path;
+        let mut buffer = [0; HEARTBEAT_BYTES + 1];
+        // Until the socket is empty; a flood is cut off at the number that honest peers could have sent.
+        for _ in 0..256 {
+            let length = match self.sockets[place].socket.recv(&mut buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // A peer that is not there yet answers our heartbeats with "port unreachable".
+                Err(_) => continue,
+            };
+            if self.muted.contains(&path) {
+                continue;
+            }
+            let bytes = &buffer[..length];
+            let Ok((heartbeat, _)) = Heartbeat::read_from_prefix(bytes) else { continue };
+            let source = NodeId(heartbeat.source.get());
+            let Some(peer) = self.peers.iter().position(|peer| peer.peer() == source) else { continue };
+            let now = self.now();
+            // A bad heartbeat changes nothing; the machine counts it against its rail.
+            let _ = self.peers[peer].handle_heartbeat(now, path, bytes, &mut self.outputs);
+            self.carry_out(peer);
+        }
+    }
+
+    fn carry_out(&mut self, place: usize) {
+        let peer = self.peers[place].peer();
+        let mut outputs = core::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
+            match output {
+                Output::Send { path, datagram } => self.send(peer, path, &datagram),
+                Output::Verdict { path, verdict: RailVerdict::Up { round_trip } } => {
+                    self.board.post(verdict(peer, path, true, round_trip));
+                }
+                Output::Verdict { path, verdict: RailVerdict::Down { .. } } => {
+                    self.board.post(verdict(peer, path, false, Duration::ZERO));
+                }
+                Output::Active { .. } | Output::PeerLife { .. } => {}
+            }
+        }
+        self.outputs = outputs;
+    }
+
+    fn send(&self, peer: NodeId, path: Path, datagram: &[u8]) {
+        if self.muted.contains(&path) {
+            return;
+        }
+        let Some(rail) = self.rails.iter().find(|rail| rail.peer == peer && rail.path == path) else {
+            return;
+        };
+        let at = self.sockets.iter().find(|socket| socket.path == path && socket.local == rail.local);
+        if let Some(socket) = at {
+            // A heartbeat that does not leave is a heartbeat that is missed.
+            let _ = socket.socket.send_to(datagram, rail.remote);
+        }
+    }
+
+    fn report(&self, place: usize) {
+        let machine = &self.peers[place];
+        let report = MonitorReport {
+            peer: machine.peer(),
+            summary: machine.peer_report(),
+            rails: machine.rails().collect(),
+        };
+        let mut reports = self.reports.lock();
+        match reports.iter_mut().find(|known| known.peer == report.peer) {
+            Some(known) => *known = report,
+            None => reports.push(report),
+        }
+    }
+}
+
+fn verdict(peer: NodeId, path: Path, up: bool, round_trip: Duration) -> Verdict {
+    Verdict { peer, path, up, round_trip }
+}
