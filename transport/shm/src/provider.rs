@@ -315,6 +315,13 @@ impl ShmProvider {
         reports
     }
 
+    fn peer_process_ended(&mut self, slot: usize) {
+        if let Some(connection) = &mut self.slots[slot].connection {
+            connection.end(Ending::Drained(RailFault::PeerClosed));
+            self.attention |= 1 << slot;
+        }
+    }
+
     /// What must happen outside the rings; rare.
     #[cold]
     fn attend_all(&mut self, sink: &mut impl Sink) -> usize {
@@ -577,15 +584,6 @@ impl Provider for ShmProvider {
         let live = self.slots.iter().filter_map(|slot| slot.connection.as_ref()?.own_slab());
         let live: usize = live.map(|slab| slab.len() + RING_REGION_BYTES).sum();
         live + self.retired.iter().filter_map(Weak::upgrade).map(|region| region.len()).sum::<usize>()
-    }
-}
-
-impl ShmProvider {
-    fn peer_process_ended(&mut self, slot: usize) {
-        if let Some(connection) = &mut self.slots[slot].connection {
-            connection.end(Ending::Drained(RailFault::PeerClosed));
-            self.attention |= 1 << slot;
-        }
     }
 }
 
