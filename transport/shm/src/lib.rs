@@ -2,8 +2,8 @@
 //! that the receiver granted and rings a bell only if the receiver sleeps.
 //!
 //! An address is the name of an abstract seqpacket UNIX socket. Over it the two sides greet each other and,
-//! once both are authenticated, exchange what they grant ([`grant`]); from then on frames travel by ring and
-//! data by slab ([`lane`]) and the socket only tells that the peer is alive. Everything shared is anonymous
+//! once both are authenticated, exchange what they grant (`grant.rs`); from then on frames travel by ring and
+//! data by slab (`lane.rs`) and the socket only tells that the peer is alive. Everything shared is anonymous
 //! memory: when both processes are gone, by whatever signal, nothing is left behind.
 
 mod bits;
