@@ -246,7 +246,9 @@ impl Watch {
             if self.take_orders() {
                 return;
             }
-            for socket in 0..self.sockets.len() {
+            // Readiness is told once for what arrived, and each socket is read until it is empty.
+            let sockets = self.sockets.len();
+            for Token(socket) in events.iter().map(|event| event.token()).filter(|token| token.0 < sockets) {
                 self.read(socket);
             }
             let now = self.now();

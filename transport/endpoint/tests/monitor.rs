@@ -153,31 +153,3 @@ fn an_address_in_use_is_named() {
     assert!(matches!(refusal, MonitorRefusal::Bind { .. }));
     assert!(refusal.to_string().contains(&local.to_string()), "{refusal}");
 }
-
-#[test]
-fn zz_cpu() {
-    let pair = pair(12);
-    wait_for("up", || all_up(&pair, 12));
-    let cpu = || -> u64 {
-        std::fs::read_dir("/proc/self/task")
-            .unwrap()
-            .filter_map(|t| {
-                let p = t.unwrap().path();
-                let comm = std::fs::read_to_string(p.join("comm")).ok()?;
-                if comm.trim() != "netdisk-ccm" {
-                    return None;
-                }
-                let s = std::fs::read_to_string(p.join("schedstat")).ok()?;
-                s.split(' ').next()?.parse::<u64>().ok()
-            })
-            .sum()
-    };
-    let a = cpu();
-    let t = Instant::now();
-    std::thread::sleep(Duration::from_secs(5));
-    let used = cpu() - a;
-    eprintln!(
-        "CPU {:.3} % of a core per monitor, 12 rails, 20 ms",
-        used as f64 / t.elapsed().as_nanos() as f64 * 50.0
-    );
-}
