@@ -1,19 +1,19 @@
 //! The contract between the transport's reactor and a provider (shared memory, TCP, verbs).
 //!
-//! A provider moves *frames* over *connections*. A connection is one rail's path to one peer, in one generation. It
-//! starts unauthenticated: only frames without payload can be posted on it (the handshake). When the reactor has
-//! authenticated the peer it calls [`Provider::establish`]; the provider then sets up what bulk data needs (shared
-//! memory, queue pairs) and reports [`Sink::established`].
+//! A provider moves *frames* over *connections*. A connection is one rail's path to one peer, in one
+//! generation. It starts unauthenticated: only frames without payload can be posted on it (the handshake).
+//! When the reactor has authenticated the peer it calls [`Provider::establish`]; the provider then sets up
+//! what bulk data needs (shared memory, queue pairs) and reports [`Sink::established`].
 //!
-//! What a provider guarantees on one connection: frames arrive at most once, whole and unchanged, in the order they
-//! were posted, until [`Sink::lost`]; after that, nothing of this connection arrives any more. *Posted* means
-//! *left*, never *delivered*: delivery is the business of the session above, which keeps each message until the peer
-//! acknowledges it.
+//! What a provider guarantees on one connection: frames arrive at most once, whole and unchanged, in the
+//! order they were posted, until [`Sink::lost`]; after that, nothing of this connection arrives any more.
+//! *Posted* means *left*, never *delivered*: delivery is the business of the session above, which keeps each
+//! message until the peer acknowledges it.
 //!
-//! The calling order of the reactor, all on one thread:
-//! [`Provider::poll`] while there is work or the spin budget lasts; [`Provider::post`] from anywhere, also inside
-//! call-backs' aftermath; [`Provider::flush`] at the end of each round; [`Provider::arm`] before it sleeps in `mio`;
-//! [`Provider::event`] for each readiness event of a token in the provider's range after it wakes.
+//! The calling order of the reactor, all on one thread: [`Provider::poll`] while there is work or the spin
+//! budget lasts; [`Provider::post`] from anywhere, also inside call-backs' aftermath; [`Provider::flush`] at
+//! the end of each round; [`Provider::arm`] before it sleeps in `mio`; [`Provider::event`] for each readiness
+//! event of a token in the provider's range after it wakes.
 
 #![forbid(unsafe_code)]
 
@@ -36,8 +36,8 @@ use transport_proto::wire::FrameHeader;
 /// Shared memory: a 256-byte slot less the 64-byte header. Larger data parts go through a chunk.
 pub const INLINE_BYTES_MAX: usize = 192;
 
-/// What the reactor hears from a provider. Call-backs may not re-enter the provider; the reactor notes what to do and
-/// does it after `poll` returns or through its own queue.
+/// What the reactor hears from a provider. Call-backs may not re-enter the provider; the reactor notes what
+/// to do and does it after `poll` returns or through its own queue.
 pub trait Sink {
     /// A peer dialed `rail`'s address here. Unauthenticated.
     fn accepted(&mut self, rail: RailName, connection: ConnectionId);
@@ -45,13 +45,14 @@ pub trait Sink {
     fn connected(&mut self, connection: ConnectionId);
     /// After [`Provider::establish`] on both sides: payload may be posted now.
     fn established(&mut self, connection: ConnectionId);
-    /// A frame arrived. `header` is checked by [`FrameHeader::check`] and, where the provider has a wire, by its
-    /// checksum. `control` is a private copy, safe to check and then use.
+    /// A frame arrived. `header` is checked by [`FrameHeader::check`] and, where the provider has a wire, by
+    /// its checksum. `control` is a private copy, safe to check and then use.
     fn frame(&mut self, connection: ConnectionId, header: &FrameHeader, control: &[u8], data: Incoming<'_>);
     /// A post that was refused with [`PostRefusal::Full`] or [`PostRefusal::NoMemory`] may succeed now.
     fn writable(&mut self, connection: ConnectionId);
-    /// The connection is dead, whatever it carried is lost or has arrived, nothing more comes from it. Its id is
-    /// free for reuse after this. Also the answer to [`Provider::close`], once no late access to memory is possible.
+    /// The connection is dead, whatever it carried is lost or has arrived, nothing more comes from it. Its id
+    /// is free for reuse after this. Also the answer to [`Provider::close`], once no late access to memory is
+    /// possible.
     fn lost(&mut self, connection: ConnectionId, fault: RailFault);
 }
 
@@ -65,7 +66,8 @@ pub trait Provider {
     /// [`Payload::Shared`]. (Placing a chunk that no peer owns would lose it.)
     const RESERVES_AT_PEER: bool;
 
-    /// Registry and token range, once, before anything else. `tokens.start..tokens.end` are the provider's own.
+    /// Registry and token range, once, before anything else. `tokens.start..tokens.end` are the provider's
+    /// own.
     fn attach(&mut self, registry: Registry, tokens: core::ops::Range<usize>);
 
     /// Waits for peers at `address`. What comes in is reported with `rail` by [`Sink::accepted`].
@@ -74,8 +76,8 @@ pub trait Provider {
     /// Stops waiting for peers on `rail`; open connections stay.
     fn unlisten(&mut self, rail: RailName);
 
-    /// Opens a connection to a peer's `address`, from `local` where the provider binds one (a rail is one device).
-    /// Ends in [`Sink::connected`] or [`Sink::lost`].
+    /// Opens a connection to a peer's `address`, from `local` where the provider binds one (a rail is one
+    /// device). Ends in [`Sink::connected`] or [`Sink::lost`].
     fn dial(
         &mut self,
         now: Time,
@@ -87,14 +89,15 @@ pub trait Provider {
     /// The reactor has authenticated the peer at the other end: set up what payload needs.
     fn establish(&mut self, connection: ConnectionId);
 
-    /// Memory for `length` bytes of data that will be posted on `connection`: where the provider can, it is the very
-    /// memory in which the receiver will find them (the granted slab), so that building the message is sending it.
+    /// Memory for `length` bytes of data that will be posted on `connection`: where the provider can, it is
+    /// the very memory in which the receiver will find them (the granted slab), so that building the message
+    /// is sending it.
     fn reserve(&mut self, connection: ConnectionId, length: usize) -> Result<Chunk, PostRefusal>;
 
     /// Sends a frame. `header` is complete but for `rail_stamp` and `crc32c`, which are the provider's.
-    /// `control` plus `inline` are at most [`INLINE_BYTES_MAX`] bytes; `inline` is empty unless `data` is empty.
-    /// A refusal leaves no trace. A payload is read or held until it has left; the caller keeps its own handle for
-    /// replay.
+    /// `control` plus `inline` are at most [`INLINE_BYTES_MAX`] bytes; `inline` is empty unless `data` is
+    /// empty. A refusal leaves no trace. A payload is read or held until it has left; the caller keeps its
+    /// own handle for replay.
     fn post(
         &mut self,
         connection: ConnectionId,
@@ -107,15 +110,18 @@ pub trait Provider {
     /// Sends what `post` gathered (doorbell, `writev`). Cheap when there is nothing.
     fn flush(&mut self);
 
-    /// Looks for what has arrived, without sleeping, and reports it. Returns the number of reports; 0 means idle.
+    /// Looks for what has arrived, without sleeping, and reports it. Returns the number of reports; 0 means
+    /// idle.
     fn poll(&mut self, now: Time, sink: &mut impl Sink) -> usize;
 
-    /// Prepares to sleep: from now on something new makes a registered token ready. `false`: something is there
-    /// already, poll again instead of sleeping. Receive memory that is returned *after* this is no event: whoever
-    /// releases a lease on another thread wakes the reactor (it owes the peer credit anyway), which polls.
+    /// Prepares to sleep: from now on something new makes a registered token ready. `false`: something is
+    /// there already, poll again instead of sleeping. Receive memory that is returned *after* this is no
+    /// event: whoever releases a lease on another thread wakes the reactor (it owes the peer credit anyway),
+    /// which polls.
     fn arm(&mut self) -> bool;
 
-    /// The thread woke, or gave up the thought of sleeping: wake-ups are no longer needed until the next `arm`.
+    /// The thread woke, or gave up the thought of sleeping: wake-ups are no longer needed until the next
+    /// `arm`.
     fn disarm(&mut self);
 
     /// A token of the provider's range became ready.

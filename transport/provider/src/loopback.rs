@@ -1,8 +1,8 @@
 //! A provider inside one process, for tests of the layers above: the contract in its plainest form.
 //!
-//! Providers of one [`LoopbackNetwork`] reach each other by number. Everything crosses one lock, so it is neither
-//! fast nor a model of speed; but it keeps every rule of the contract, copies data into chunks of the receiver,
-//! refuses when a lane is full, and lets a test cut what it likes with [`LoopbackNetwork::cut`].
+//! Providers of one [`LoopbackNetwork`] reach each other by number. Everything crosses one lock, so it is
+//! neither fast nor a model of speed; but it keeps every rule of the contract, copies data into chunks of the
+//! receiver, refuses when a lane is full, and lets a test cut what it likes with [`LoopbackNetwork::cut`].
 
 use crate::{
     ConnectionId, DialRefusal, INLINE_BYTES_MAX, Incoming, ListenRefusal, PayloadSlice, PostRefusal,
@@ -120,7 +120,8 @@ impl LoopbackNetwork {
         LoopbackProvider { network, member, connections, slots, receive, reserve, turn: 0 }
     }
 
-    /// Breaks every open connection that was dialed to `address`: both ends hear `lost` as [`RailFault::Broken`].
+    /// Breaks every open connection that was dialed to `address`: both ends hear `lost` as
+    /// [`RailFault::Broken`].
     pub fn cut(&self, address: u16) {
         self.end(RailFault::Broken, |dialed, _, _| dialed == address);
     }

@@ -5,7 +5,8 @@ use core::ops::Range;
 use std::sync::Arc;
 use transport_buf::{Chunk, PlacedChunk, SharedChunk};
 
-/// Outgoing data, kept by the session until the peer acknowledged it. Cloning costs a reference count at most.
+/// Outgoing data, kept by the session until the peer acknowledged it. Cloning costs a reference count at
+/// most.
 #[derive(Clone, Debug, Default)]
 pub enum Payload {
     /// No data, or data that travels inline.

@@ -3,8 +3,8 @@
 use core::fmt;
 use transport_proto::identity::{NodeId, Path};
 
-/// One rail of one peer, as configured. The listener may not know the peer before the handshake, so a rail is listened
-/// for under the name of the peer that is expected there.
+/// One rail of one peer, as configured. The listener may not know the peer before the handshake, so a rail is
+/// listened for under the name of the peer that is expected there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RailName {
     /// The node at the other end.
@@ -41,7 +41,8 @@ impl ConnectionId {
 pub enum PostRefusal {
     /// Send queue full; [`crate::Sink::writable`] follows.
     Full,
-    /// No chunk free at the receiver or in the pool; [`crate::Sink::writable`] follows, or poll and try again.
+    /// No chunk free at the receiver or in the pool; [`crate::Sink::writable`] follows, or poll and try
+    /// again.
     NoMemory,
     /// Larger than any chunk.
     TooLarge,

@@ -108,7 +108,8 @@ impl Connection {
         }
     }
 
-    /// Writes what waits. A failure is kept for the next read, so that what the peer sent before is still heard.
+    /// Writes what waits. A failure is kept for the next read, so that what the peer sent before is still
+    /// heard.
     pub(crate) fn flush(&mut self) {
         if self.blocked || self.write_fault.is_some() {
             return;
@@ -123,7 +124,8 @@ impl Connection {
         }
     }
 
-    /// Reads and delivers what there is, up to a limit. Returns the number of reports and how it must end, if so.
+    /// Reads and delivers what there is, up to a limit. Returns the number of reports and how it must end, if
+    /// so.
     pub(crate) fn serve(&mut self, pool: &mut Slab, sink: &mut impl Sink) -> (usize, Option<End>) {
         let mut reports = 0;
         if self.stall != Stall::None {

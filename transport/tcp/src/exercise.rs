@@ -1,4 +1,5 @@
-//! The decoder against arbitrary bytes, for the fuzz target `frame_decode` and the test that replays its corpus.
+//! The decoder against arbitrary bytes, for the fuzz target `frame_decode` and the test that replays its
+//! corpus.
 
 use crate::fault::TcpFault;
 use crate::reader::{Fill, FrameReader, Step, checksum};
@@ -7,8 +8,8 @@ use transport_buf::{Slab, SlabLayout};
 use transport_proto::wire::{FLAG_DATA_CRC, FrameHeader, HEADER_BYTES, MAGIC, VERSION};
 use zerocopy::IntoBytes;
 
-/// First byte of an input: the frames in it get right beginnings, positions and checksums, so that what is behind
-/// those checks is reached too.
+/// First byte of an input: the frames in it get right beginnings, positions and checksums, so that what is
+/// behind those checks is reached too.
 const REPAIR: u8 = 1;
 /// First byte of an input: the peer is authenticated.
 const ESTABLISHED: u8 = 2;
@@ -47,7 +48,8 @@ pub struct Decoded {
     pub torn: bool,
 }
 
-/// Decodes `stream`, which arrives in pieces of `sizes` in turn. Stops where a frame needs what it cannot get.
+/// Decodes `stream`, which arrives in pieces of `sizes` in turn. Stops where a frame needs what it cannot
+/// get.
 pub fn decode_in_pieces(stream: &[u8], sizes: &[usize], established: bool, pool: &mut Slab) -> Decoded {
     let mut pieces = Pieces { rest: stream, sizes, turn: 0, dry: false };
     let mut reader = FrameReader::new();
@@ -85,8 +87,8 @@ fn take_frames(
     }
 }
 
-/// Makes valid frames of arbitrary bytes: each header is taken as it stands but for what `parse` insists on, and its
-/// lengths are cut to what is there.
+/// Makes valid frames of arbitrary bytes: each header is taken as it stands but for what `parse` insists on,
+/// and its lengths are cut to what is there.
 fn repair(bytes: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     let mut rest = bytes;
@@ -118,8 +120,8 @@ fn repair(bytes: &[u8]) -> Vec<u8> {
     stream
 }
 
-/// Decodes `bytes` whole and in pieces: nothing panics, both agree, and every frame that is delivered is on the wire
-/// as delivered.
+/// Decodes `bytes` whole and in pieces: nothing panics, both agree, and every frame that is delivered is on
+/// the wire as delivered.
 pub fn exercise(bytes: &[u8]) {
     let Some((&mode, bytes)) = bytes.split_first() else { return };
     let layout = SlabLayout { classes: [(4096, 4), (1 << 20, 2), (0, 0), (0, 0)] };

@@ -15,7 +15,8 @@ struct Listener {
     socket: TcpListener,
     /// `mio` said readable and no accept has found nothing since.
     readable: bool,
-    /// The system refused a caller for want of something; tried again at each poll, but no reason to stay awake.
+    /// The system refused a caller for want of something; tried again at each poll, but no reason to stay
+    /// awake.
     failing: bool,
 }
 

@@ -9,11 +9,11 @@ use transport_proto::wire::DATA_BYTES_MAX;
 pub struct TcpOptions {
     /// Memory for what comes in, shared by all connections. Its largest chunk holds `DATA_BYTES_MAX`.
     pub receive: SlabLayout,
-    /// Memory for what is built here (`reserve`) or copied out of another provider's memory before it is sent. Apart
-    /// from `receive`, so that a busy sender can never stop what comes in.
+    /// Memory for what is built here (`reserve`) or copied out of another provider's memory before it is
+    /// sent. Apart from `receive`, so that a busy sender can never stop what comes in.
     pub reserve: SlabLayout,
-    /// Whether the checksum of frames sent from here covers the data part too. What comes in is checked as its sender
-    /// flagged it.
+    /// Whether the checksum of frames sent from here covers the data part too. What comes in is checked as
+    /// its sender flagged it.
     pub data_checksum: bool,
     /// Data bytes that wait in the queue of one connection at the most (one frame always fits).
     pub queue_bytes_max: usize,

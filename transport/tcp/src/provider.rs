@@ -1,12 +1,12 @@
 //! The provider: what is looked at when.
 //!
-//! `poll` looks at lists that are empty when nothing happens: ends to report, callers, sockets that `mio` called
-//! readable, sockets that were active a moment ago (read directly, without asking `mio`: a spinning reactor hears an
-//! answer one system call after it arrived), and connections that wait for memory.
+//! `poll` looks at lists that are empty when nothing happens: ends to report, callers, sockets that `mio`
+//! called readable, sockets that were active a moment ago (read directly, without asking `mio`: a spinning
+//! reactor hears an answer one system call after it arrived), and connections that wait for memory.
 //!
-//! `mio` is edge-triggered. A connection is `readable` from the event on until a read finds nothing, and as long as
-//! one is, `arm` refuses to sleep; what arrives after such a read raises a new event, also when a direct read takes
-//! it first (then the event is stale and costs one more read).
+//! `mio` is edge-triggered. A connection is `readable` from the event on until a read finds nothing, and as
+//! long as one is, `arm` refuses to sleep; what arrives after such a read raises a new event, also when a
+//! direct read takes it first (then the event is stale and costs one more read).
 
 use crate::connection::{CONNECTION_BYTES, Connection, End, Phase, Refused, Stall};
 use crate::fault::{TcpFaultReport, TcpFaults};
@@ -84,7 +84,8 @@ impl TcpProvider {
         self.listeners.address(rail)
     }
 
-    /// Takes a connection out of the table and closes its socket. Chunks of it that the receiver holds stay valid.
+    /// Takes a connection out of the table and closes its socket. Chunks of it that the receiver holds stay
+    /// valid.
     fn remove(&mut self, slot: Slot) -> Option<Box<Connection>> {
         let mut connection = self.table.remove(slot)?;
         // Closing the socket ends the watch all the same.
@@ -247,8 +248,8 @@ impl TcpProvider {
         reports
     }
 
-    /// The data of a post as the queue may hold them. Memory of another provider's peer is copied: its owner may
-    /// reuse it at any time.
+    /// The data of a post as the queue may hold them. Memory of another provider's peer is copied: its owner
+    /// may reuse it at any time.
     fn hold(&mut self, data: &PayloadSlice<'_>) -> Result<(Held, core::ops::Range<usize>), PostRefusal> {
         match data.payload {
             Payload::Placed(_) => {

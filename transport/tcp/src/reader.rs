@@ -15,8 +15,8 @@ pub const BUFFER_BYTES: usize = 64 << 10;
 const CONTROL_PART_MAX: usize = CONTROL_BYTES_MAX + FRAGMENT_EXTENSION_BYTES;
 /// A data part from this size on makes the reader expect more of its kind.
 const BULK_BYTES: usize = 16 << 10;
-/// While bulk is expected, bytes that a `read` takes into the buffer: enough for header and control part of the next
-/// frame, little of its data, since that is copied once more.
+/// While bulk is expected, bytes that a `read` takes into the buffer: enough for header and control part of
+/// the next frame, little of its data, since that is copied once more.
 const LOOKAHEAD_BYTES: usize = 512;
 /// Free bytes at the end of the buffer below which its content moves to the front.
 const TAIL_BYTES_MIN: usize = 4 << 10;
@@ -148,8 +148,8 @@ impl FrameReader {
         &mut self.buffer[self.end..self.end + room]
     }
 
-    /// The next frame of what was read. Chunks come from `pool`; without `established` no frame that needs one is
-    /// taken. A fault is the peer's; the stream has no meaning after it.
+    /// The next frame of what was read. Chunks come from `pool`; without `established` no frame that needs
+    /// one is taken. A fault is the peer's; the stream has no meaning after it.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self, pool: &mut Slab, established: bool) -> Result<Step<'_>, TcpFault> {
         if self.filling.is_some() {
@@ -181,8 +181,8 @@ impl FrameReader {
                 if data_length == 0 { Incoming::Empty } else { Incoming::Inline(&bytes[control_end..]) };
             return Ok(Step::Frame { header, control: &bytes[HEADER_BYTES..control_end], data });
         }
-        // Nothing may be allocated at the word of a damaged header; with a checksum that covers the data part too,
-        // the header's own limits bound what is allocated, and the rest is checked at the end.
+        // Nothing may be allocated at the word of a damaged header; with a checksum that covers the data part
+        // too, the header's own limits bound what is allocated, and the rest is checked at the end.
         if header.flags & FLAG_DATA_CRC == 0 {
             check_checksum(&header, &bytes[HEADER_BYTES..control_end], &[])?;
         }
@@ -206,7 +206,8 @@ impl FrameReader {
         header.is_ok_and(|header| pool.allocate(header.data_length.get() as usize).is_ok())
     }
 
-    /// Fewer bytes than a header: what is wrong already is told at once, so that a stranger is not waited for.
+    /// Fewer bytes than a header: what is wrong already is told at once, so that a stranger is not waited
+    /// for.
     fn check_beginning(&self) -> Result<Step<'_>, TcpFault> {
         let bytes = &self.buffer[self.start..self.end];
         if let [first, second, ..] = *bytes {

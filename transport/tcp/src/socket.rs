@@ -17,7 +17,8 @@ fn stream_socket(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(family, SocketType::STREAM, flags, None)
 }
 
-/// A listener on `address`. A port left over from connections of an earlier life is no obstacle, a live listener is.
+/// A listener on `address`. A port left over from connections of an earlier life is no obstacle, a live
+/// listener is.
 pub(crate) fn listen(address: &SocketAddr) -> io::Result<TcpListener> {
     let socket = stream_socket(address)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -61,8 +62,8 @@ pub(crate) fn tune(socket: impl std::os::fd::AsFd, send_bytes: Option<usize>) ->
     Ok(())
 }
 
-/// Whether a dialed socket got through: `None` while it is still trying. A port of this host's own that happened to
-/// dial itself (nobody listens, the kernel picked the very port as source) is nobody's answer.
+/// Whether a dialed socket got through: `None` while it is still trying. A port of this host's own that
+/// happened to dial itself (nobody listens, the kernel picked the very port as source) is nobody's answer.
 pub(crate) fn dialed(stream: &TcpStream) -> Option<bool> {
     match stream.take_error() {
         Ok(None) => (),

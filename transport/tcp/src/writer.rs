@@ -15,7 +15,8 @@ pub const RING_BYTES: usize = 64 << 10;
 pub const QUEUE_ENTRIES_MAX: usize = 256;
 /// Data bytes that wait by reference on one connection, unless options say otherwise.
 pub const QUEUE_BYTES_MAX: usize = 4 << 20;
-/// Data parts up to this size are copied beside their header: cheaper than a reference and a part of the write.
+/// Data parts up to this size are copied beside their header: cheaper than a reference and a part of the
+/// write.
 pub const COPIED_BYTES_MAX: usize = 1024;
 /// Parts of one vectored write at the most.
 const PARTS_MAX: usize = 64;
@@ -70,8 +71,8 @@ pub struct FrameWriter {
 }
 
 impl FrameWriter {
-    /// An empty queue that holds data of `held_bytes_max` bytes by reference (one data part always fits). `stamp`
-    /// is the connection's generation with position 0.
+    /// An empty queue that holds data of `held_bytes_max` bytes by reference (one data part always fits).
+    /// `stamp` is the connection's generation with position 0.
     pub fn new(held_bytes_max: usize, stamp: u64) -> FrameWriter {
         FrameWriter {
             ring: vec![0; RING_BYTES].into_boxed_slice(),
@@ -89,7 +90,8 @@ impl FrameWriter {
         self.entries.is_empty()
     }
 
-    /// Whether a frame with `beside` bytes of control part and copied data, and `held` bytes by reference, fits.
+    /// Whether a frame with `beside` bytes of control part and copied data, and `held` bytes by reference,
+    /// fits.
     pub fn has_room(&self, beside: usize, held: usize) -> bool {
         let ring_left = RING_BYTES - (self.put - self.taken);
         HEADER_BYTES + beside <= ring_left

@@ -1,4 +1,5 @@
-//! The two halves of a connection without a socket: streams cut at every boundary, damaged, and written in pieces.
+//! The two halves of a connection without a socket: streams cut at every boundary, damaged, and written in
+//! pieces.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -211,8 +212,8 @@ fn bulk_is_read_into_its_chunk_and_only_its_head_through_the_buffer() {
     assert_eq!(arrived, 4);
     let buffered = 64 << 10;
     let head = HEADER_BYTES + 16;
-    // The first read cannot know. From then on a read takes the rest of a data part to its place, and a few hundred
-    // bytes of what follows.
+    // The first read cannot know. From then on a read takes the rest of a data part to its place, and a few
+    // hundred bytes of what follows.
     assert_eq!(watched.first_places[0], buffered);
     assert_eq!(watched.first_places[1], LENGTH - (buffered - head));
     assert_eq!(watched.first_places[2..5], [LENGTH - (512 - head); 3]);

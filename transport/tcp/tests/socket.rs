@@ -174,7 +174,8 @@ fn an_unauthenticated_peer_gets_no_memory_and_its_end_is_heard() {
     let before = right.provider.memory_bytes();
     let mut peers: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
     for peer in &mut peers {
-        // More than the provider reads of it, less than the kernel takes, so that the end is not stuck behind it.
+        // More than the provider reads of it, less than the kernel takes, so that the end is not stuck behind
+        // it.
         peer.write_all(&stream_of(&[1 << 20])[..100_000]).unwrap();
     }
     until(&mut right, "all are accepted", |right| right.heard.accepted.len() == 8);

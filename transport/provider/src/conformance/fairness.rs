@@ -7,8 +7,8 @@ use crate::Provider;
 /// Polls in which a frame of a quiet connection must be delivered beside a flood.
 const POLLS_MAX: usize = 64;
 
-/// One connection is full of waiting frames; one frame on each of seven others arrives within a few polls, before
-/// the flood is through.
+/// One connection is full of waiting frames; one frame on each of seven others arrives within a few polls,
+/// before the flood is through.
 pub fn a_flooded_connection_does_not_starve_the_others<F: Fixture>(fixture: &F) {
     let mut pair = Pair::new(fixture);
     let flooded = pair.establish();
@@ -40,7 +40,8 @@ fn post_refill<F: Fixture>(pair: &mut Pair<'_, F>, flooded: Link) {
     pair.left.turn();
 }
 
-/// The receiver's memory is used up by one connection's messages; frames that need none still pass on the others.
+/// The receiver's memory is used up by one connection's messages; frames that need none still pass on the
+/// others.
 pub fn a_connection_without_memory_does_not_stop_small_frames_of_others<F: Fixture>(fixture: &F) {
     const LENGTH: usize = 65_536;
     let mut pair = Pair::new(fixture);

@@ -1,4 +1,5 @@
-//! Rules about what arrives: once, whole, unchanged, in posted order, whatever its size and wherever its bytes lay.
+//! Rules about what arrives: once, whole, unchanged, in posted order, whatever its size and wherever its
+//! bytes lay.
 
 use super::{Fixture, Link, Pair, Received, pattern};
 use crate::{INLINE_BYTES_MAX, Payload, PayloadSlice, PostRefusal, Provider};
@@ -218,7 +219,8 @@ pub fn mixed_traffic_in_both_directions_keeps_its_order<F: Fixture>(fixture: &F)
     assert!(pair.left.heard.frames.is_empty() && pair.right.heard.frames.is_empty());
 }
 
-/// A message that was built for one connection, which then died, goes out over another one: fail-over of a rail.
+/// A message that was built for one connection, which then died, goes out over another one: fail-over of a
+/// rail.
 pub fn memory_reserved_on_a_dead_connection_is_sent_over_another<F: Fixture>(fixture: &F) {
     let mut pair = Pair::new(fixture);
     let (dead, alive) = (pair.establish(), pair.establish());

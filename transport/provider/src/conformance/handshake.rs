@@ -1,11 +1,13 @@
-//! Rules about how a connection comes to be: who hears what, and what may travel before the peer is authenticated.
+//! Rules about how a connection comes to be: who hears what, and what may travel before the peer is
+//! authenticated.
 
 use super::{Fixture, Pair, Side, pattern, rail};
 use crate::{DialRefusal, ListenRefusal, Payload, PostRefusal, Provider, RailFault};
 use std::sync::Arc;
 use transport_proto::wire::{CONTROL_BYTES_MAX, FrameHeader, FrameType};
 
-/// Frames with a control part alone travel both ways before `establish`; payload and reservations are refused.
+/// Frames with a control part alone travel both ways before `establish`; payload and reservations are
+/// refused.
 pub fn greeting_frames_pass_before_establish_and_payload_does_not<F: Fixture>(fixture: &F) {
     let mut pair = Pair::new(fixture);
     let link = pair.connect();
@@ -31,8 +33,8 @@ pub fn greeting_frames_pass_before_establish_and_payload_does_not<F: Fixture>(fi
     assert!(pair.left.heard.established.is_empty() && pair.right.heard.established.is_empty());
 }
 
-/// A listener hears `accepted` under the rail that was dialed, a dialer `connected`, each before everything else;
-/// `established` follows `establish` on both sides, once.
+/// A listener hears `accepted` under the rail that was dialed, a dialer `connected`, each before everything
+/// else; `established` follows `establish` on both sides, once.
 pub fn reports_come_in_order_accepted_connected_established<F: Fixture>(fixture: &F) {
     let mut pair = Pair::new(fixture);
     let second = fixture.address();
@@ -56,7 +58,8 @@ pub fn reports_come_in_order_accepted_connected_established<F: Fixture>(fixture:
     assert_eq!((pair.left.heard.reports, pair.right.heard.reports), (2, 2));
 }
 
-/// One side may be ahead: what it posts before the other has called `establish` is neither lost nor delivered early.
+/// One side may be ahead: what it posts before the other has called `establish` is neither lost nor delivered
+/// early.
 pub fn payload_posted_right_behind_the_handshake_waits_for_establish<F: Fixture>(fixture: &F) {
     let mut pair = Pair::new(fixture);
     let link = pair.connect();
@@ -91,7 +94,8 @@ pub fn dialing_an_address_where_nobody_listens_is_lost_as_refused<F: Fixture>(fi
     assert!(pair.left.heard.connected.is_empty());
 }
 
-/// Two listeners on one address: the second is told that it is in use, whoever holds it, and the first goes on.
+/// Two listeners on one address: the second is told that it is in use, whoever holds it, and the first goes
+/// on.
 pub fn listening_on_an_address_in_use_is_refused<F: Fixture>(fixture: &F) {
     let mut pair = Pair::new(fixture);
     let mut other = Side::new(fixture.provider());

@@ -4,7 +4,8 @@ use super::{Fixture, Pair, Side, pattern, pump_until, rail};
 use crate::{Payload, Provider, RailFault};
 use std::sync::Arc;
 
-/// `close` is answered by `lost` on both sides; the peer hears a beginning of what was posted and nothing later.
+/// `close` is answered by `lost` on both sides; the peer hears a beginning of what was posted and nothing
+/// later.
 pub fn closing_ends_both_sides_and_nothing_arrives_afterwards<F: Fixture>(fixture: &F) {
     for left_closes in [true, false] {
         let mut pair = Pair::new(fixture);

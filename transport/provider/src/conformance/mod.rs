@@ -1,9 +1,10 @@
 //! The conformance suite: one rule of the contract is one function, and every provider passes all of them.
 //!
-//! A provider's test file names a [`Fixture`] and calls [`crate::conformance_suite!`], which makes one `#[test]` of
-//! each rule. The rules run both ends in one process, mostly on one thread, over whatever the provider really uses
-//! (sockets, shared memory); nothing is mocked. [`Heard`] checks what must hold at every moment: no report of a
-//! connection that is not open, nothing after `lost`, `established` only after `establish`.
+//! A provider's test file names a [`Fixture`] and calls [`crate::conformance_suite!`], which makes one
+//! `#[test]` of each rule. The rules run both ends in one process, mostly on one thread, over whatever the
+//! provider really uses (sockets, shared memory); nothing is mocked. [`Heard`] checks what must hold at every
+//! moment: no report of a connection that is not open, nothing after `lost`, `established` only after
+//! `establish`.
 
 mod fairness;
 mod frames;
@@ -31,8 +32,8 @@ pub trait Fixture: Sync {
     /// The provider.
     type Provider: Provider<Address: Clone + Send + Sync>;
 
-    /// A fresh provider that is not attached yet. Its memory should be small (tens of MiB) but hold at least four
-    /// data parts of [`transport_proto::wire::DATA_BYTES_MAX`], since the suite exhausts it.
+    /// A fresh provider that is not attached yet. Its memory should be small (tens of MiB) but hold at least
+    /// four data parts of [`transport_proto::wire::DATA_BYTES_MAX`], since the suite exhausts it.
     fn provider(&self) -> Self::Provider;
 
     /// An address at which nobody listens yet and a provider may; another one at each call.

@@ -8,8 +8,8 @@ use transport_proto::wire::DATA_BYTES_MAX;
 /// Posts at the most before a provider must have refused: well past any queue that deserves the name bounded.
 const POSTS_MAX: u64 = 200_000;
 
-/// Posts frames of `length` bytes, numbered from `first`, until one is refused, the peer asleep. Returns the number
-/// of the refused one.
+/// Posts frames of `length` bytes, numbered from `first`, until one is refused, the peer asleep. Returns the
+/// number of the refused one.
 pub(super) fn post_until_refused<F: Fixture>(
     pair: &mut Pair<'_, F>,
     connection: ConnectionId,
@@ -28,8 +28,8 @@ pub(super) fn post_until_refused<F: Fixture>(
     panic!("{POSTS_MAX} posts of {length} bytes were taken: the queue has no bound");
 }
 
-/// A peer that does not poll: posts are refused in the end, everything taken arrives in order, nothing else does,
-/// and `writable` comes before the first post that succeeds again.
+/// A peer that does not poll: posts are refused in the end, everything taken arrives in order, nothing else
+/// does, and `writable` comes before the first post that succeeds again.
 pub fn a_full_queue_refuses_without_a_trace_and_says_when_it_is_writable<F: Fixture>(fixture: &F) {
     for length in [0, 100, 20_000] {
         let mut pair = Pair::new(fixture);
@@ -90,8 +90,8 @@ pub fn connections_that_are_not_open_refuse_posts<F: Fixture>(fixture: &F) {
     assert_eq!(pair.left.heard.lost.len(), 1, "a second `close` is without effect");
 }
 
-/// A sender that reserves all it can get is refused in the end, still hears its peer, and gets memory again after
-/// it gave some back.
+/// A sender that reserves all it can get is refused in the end, still hears its peer, and gets memory again
+/// after it gave some back.
 pub fn reservations_run_out_without_stopping_what_comes_in<F: Fixture>(fixture: &F) {
     let mut pair = Pair::new(fixture);
     let link = pair.establish();

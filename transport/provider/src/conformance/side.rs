@@ -1,4 +1,5 @@
-//! One end of a test: a provider, the reactor's part in its calling order, and a sink that checks what it hears.
+//! One end of a test: a provider, the reactor's part in its calling order, and a sink that checks what it
+//! hears.
 
 use super::Fixture;
 use crate::{

@@ -6,7 +6,8 @@ use crate::{ConnectionId, PayloadSlice, Provider};
 /// Wake-ups without the awaited report after which a test gives up.
 const WAKES_MAX: usize = 1_000_000;
 
-/// Lets the right side sleep until it has heard what `done` asks for; the left side has done its part already.
+/// Lets the right side sleep until it has heard what `done` asks for; the left side has done its part
+/// already.
 fn sleep_until<P: Provider>(side: &mut Side<P>, what: &str, mut done: impl FnMut(&mut Side<P>) -> bool) {
     for _ in 0..WAKES_MAX {
         side.poll_once();
@@ -18,7 +19,8 @@ fn sleep_until<P: Provider>(side: &mut Side<P>, what: &str, mut done: impl FnMut
     panic!("woke {WAKES_MAX} times in vain: {what}");
 }
 
-/// A peer that dials, a greeting, `established`, small and large frames, the end: each wakes a side that sleeps.
+/// A peer that dials, a greeting, `established`, small and large frames, the end: each wakes a side that
+/// sleeps.
 pub fn a_sleeping_side_wakes_for_every_kind_of_report<F: Fixture>(fixture: &F) {
     let address = fixture.address();
     let mut right = Side::new(fixture.provider());
@@ -58,7 +60,8 @@ pub fn a_sleeping_side_wakes_for_every_kind_of_report<F: Fixture>(fixture: &F) {
     });
 }
 
-/// One end of a ball game: dials or accepts, then sleeps between throws at every phase that jitter brings about.
+/// One end of a ball game: dials or accepts, then sleeps between throws at every phase that jitter brings
+/// about.
 fn play<P: Provider>(side: &mut Side<P>, connection: ConnectionId, throws: u64, serves: bool) {
     side.establish(connection);
     sleep_until(side, "established", |side| !side.heard.established.is_empty());
