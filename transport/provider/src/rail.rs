@@ -72,7 +72,8 @@ impl fmt::Display for ListenRefusal {
         match self {
             ListenRefusal::InUse { address } => write!(
                 f,
-                "rail address {address} is in use: is another node running with this id? stop it or change the rail"
+                "rail address {address} is in use: is another node running with this id? \
+                 stop it or change the rail"
             ),
             ListenRefusal::Os { address, .. } => {
                 write!(f, "cannot listen on rail address {address}: does this machine own it?")
