@@ -268,7 +268,10 @@ proptest! {
         let mut trickle = Trickle { taken: Vec::new(), sizes: writes, calls: 0 };
         let mut number = 0;
         while number < messages.len() || !writer.is_empty() {
-            while number < messages.len() && push(&mut writer, number as u64 + 1, &messages[number], data_checksum) {
+            let fits = |next: &Message, writer: &mut FrameWriter, number: usize| {
+                push(writer, number as u64 + 1, next, data_checksum)
+            };
+            while messages.get(number).is_some_and(|next| fits(next, &mut writer, number)) {
                 number += 1;
             }
             writer.drain(&mut trickle).unwrap();
