@@ -9,7 +9,8 @@
 //! *Who is in.* Each node watches the others and tells them whom it sees. The member with the lowest id proposes
 //! the largest set, lower ids first, in which everyone sees everyone; the others step in, one after the other, when
 //! it does not. A life that has left never comes back: the node learns it ([`Output::Removed`]), begins a new life
-//! and joins again. So nobody can have been away without knowing.
+//! and joins again. So nobody can have been away without knowing. A node whose life the others refuse to talk to
+//! concludes it from the higher numbers in their heartbeats ([`Input::HeardOf`]).
 //!
 //! *Quorum.* A node that reaches no majority for the lease time says [`Output::QuorumLost`]; its owner closes the
 //! gates. That alone fences nothing for others (submitted I/O may still land), they obey SPEC B5 by other means.
@@ -147,6 +148,8 @@ pub enum Input {
     PathBroken(BrokenPath),
     /// One of this node's paths works again.
     PathMended(BrokenPath),
+    /// Another node was heard to hold a view of this number, by whatever way, heartbeats above all.
+    HeardOf(Epoch),
     /// This configuration number, or a higher one, was used by an earlier cluster: go above.
     EpochSpent(Epoch),
     /// This node is to stop in good order.
@@ -169,7 +172,7 @@ pub enum Output {
     },
     /// A view was decided; numbers only rise.
     NewView(View),
-    /// This node, in its present life, is no longer a member: give up all duties, begin a new life.
+    /// This node, in its present life, is no longer a member: give up all duties, begin a new life. Once per life.
     Removed,
     /// This node left in good order.
     Left,
@@ -205,6 +208,11 @@ pub struct Membership {
     outbid: u32,
     has_quorum: bool,
     lost_since: Option<Time>,
+    /// Highest number that others were heard to hold.
+    heard_of: Epoch,
+    life_since: Time,
+    /// This life was told that it is over.
+    told_removed: bool,
 }
 
 impl Membership {
@@ -239,6 +247,9 @@ impl Membership {
             outbid: 0,
             has_quorum: false,
             lost_since: None,
+            heard_of: Epoch(0),
+            life_since: now,
+            told_removed: false,
         }
     }
 
@@ -267,6 +278,7 @@ impl Membership {
             Input::Message { from, incarnation, message } => self.hear(from, incarnation, message, out),
             Input::PathBroken(path) => self.report(path, true),
             Input::PathMended(path) => self.report(path, false),
+            Input::HeardOf(epoch) => self.heard_of = self.heard_of.max(epoch),
             Input::EpochSpent(epoch) => {
                 self.status_due = self.now;
                 self.floor = self.floor.max(epoch.min(EPOCH_MAX));
@@ -275,6 +287,8 @@ impl Membership {
             Input::Reincarnate(incarnation) => {
                 assert!(incarnation > self.incarnation, "a life must be later than the one before");
                 (self.incarnation, self.status_due) = (incarnation, self.now);
+                self.life_since = self.now;
+                self.told_removed = false;
             }
         }
         self.watch_quorum(out);
@@ -297,6 +311,9 @@ impl Membership {
         self.peers.iter().filter_map(|peer| peer.gone_at(self.times.suspect)).for_each(&mut by);
         if let (Some(since), true) = (self.lost_since, self.has_quorum) {
             by(since + self.times.lease);
+        }
+        if let Some(at) = self.stranded_at() {
+            by(at);
         }
         if let Some(deadline) = self.round.deadline() {
             by(deadline);
@@ -402,6 +419,19 @@ impl Membership {
             self.has_quorum = false;
             out.push(Output::QuorumLost);
         }
+        if self.stranded_at().is_some_and(|at| self.now >= at) {
+            self.told_removed = true;
+            out.push(Output::Removed);
+        }
+    }
+
+    /// When this life counts as over although nobody could tell so. The others refuse connections of a life that they
+    /// removed, so such a node hears of newer views by heartbeats alone. A new life is always safe; it costs the
+    /// old one's requests an unknown outcome, so it is not begun lightly.
+    fn stranded_at(&self) -> Option<Time> {
+        let since = self.lost_since?.max(self.life_since);
+        let patience = self.times.lease * if self.is_member() { 1 } else { 4 };
+        (self.heard_of > self.durable.view.epoch && !self.told_removed).then_some(since + patience)
     }
 
     // --- messages ---
@@ -453,7 +483,7 @@ impl Membership {
         }
         // Not "was a member": it may have joined and been removed before it heard of either.
         let me = self.me();
-        let removed = view.departed(me) && !self.durable.view.departed(me);
+        let removed = view.departed(me) && !self.durable.view.departed(me) && !self.told_removed;
         self.durable = Durable { view: view.clone(), promised: Ballot::NONE, accepted: None };
         self.round = Round::Idle;
         self.change_since = None;
@@ -462,6 +492,7 @@ impl Membership {
         self.drop_settled_reports();
         out.push(Output::Persist(self.durable.clone()));
         out.push(Output::NewView(view));
+        self.told_removed |= removed;
         if removed {
             out.push(if self.leaving { Output::Left } else { Output::Removed });
         }

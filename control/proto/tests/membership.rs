@@ -188,7 +188,7 @@ impl Cluster {
             }
             Happening::Deliver { to, slot } => {
                 let (from, incarnation, message) = self.messages[slot].clone();
-                if !self.is_cut(from, to) {
+                if !self.is_cut(from, to) && !self.refuses(to, from) && !self.refuses(from, to) {
                     self.give(to, Input::Message { from: self.ids[from], incarnation, message });
                 }
             }
@@ -209,10 +209,21 @@ impl Cluster {
         self.cut.contains(&(a.min(b), a.max(b)))
     }
 
+    /// A node does not talk to a life that it knows to be removed, as the transport does not.
+    fn refuses(&self, node: usize, peer: usize) -> bool {
+        let view = self.nodes[node].machine.as_ref().map(Membership::view);
+        let (id, life) = (self.ids[peer], self.nodes[peer].incarnation);
+        view.is_some_and(|view| view.departed.iter().any(|gone| gone.node == id && gone.incarnation >= life))
+    }
+
     /// Tells the machine what its monitor sees now.
     fn notice(&mut self, node: usize, peer: usize) {
-        let alive = self.nodes[peer].machine.is_some() && !self.is_cut(node, peer);
-        let seen = alive.then_some(self.nodes[peer].incarnation);
+        let alive = node != peer && self.nodes[peer].machine.is_some() && !self.is_cut(node, peer);
+        if let Some(heard) = self.nodes[peer].machine.as_ref().filter(|_| alive).map(|m| m.view().epoch) {
+            self.give(node, Input::HeardOf(heard));
+        }
+        let talks = alive && !self.refuses(node, peer) && !self.refuses(peer, node);
+        let seen = talks.then_some(self.nodes[peer].incarnation);
         if self.nodes[node].machine.is_none() || self.nodes[node].told[peer] == seen {
             return;
         }
@@ -334,6 +345,7 @@ impl Cluster {
                     self.checker.violations.push(format!("{:?} after {last}", view.epoch));
                 }
                 *last = view.epoch.0;
+                self.notice_all(node);
             }
             Output::Removed => {
                 let delay = self.dice.roll(200) * MS + MS;

@@ -149,6 +149,22 @@ fn a_removed_node_learns_it_and_comes_back_only_in_a_new_life() {
 }
 
 #[test]
+fn a_node_that_nobody_talks_to_learns_from_heartbeats_that_its_life_is_over() {
+    let mut machines = trio();
+    let stranded = &mut machines[2];
+    let mut out = Vec::new();
+    for node in [1, 2] {
+        stranded.handle(Time(20 * MS), down(node), &mut out);
+    }
+    stranded.handle(Time(5000 * MS), Input::Tick, &mut out);
+    assert!(!out.contains(&Output::Removed), "nothing newer was heard of");
+    let newer = Epoch(stranded.view().epoch.0 + 1);
+    stranded.handle(Time(5001 * MS), Input::HeardOf(newer), &mut out);
+    stranded.handle(Time(9000 * MS), Input::HeardOf(newer), &mut out);
+    assert_eq!(out.iter().filter(|output| **output == Output::Removed).count(), 1);
+}
+
+#[test]
 fn a_node_that_leaves_is_out_at_once_and_told_so() {
     let mut machines = trio();
     let told = settle(&mut machines, Time(20 * MS), [(1, Input::Leave)].into());
