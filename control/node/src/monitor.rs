@@ -59,6 +59,11 @@ impl Monitor {
         self.thread.mute(Path { link: LinkId(link), rail: RailId(rail) }, muted)
     }
 
+    /// The highest configuration number that peers told of, if it is above this node's own.
+    pub(crate) fn newer_epoch(&self) -> Option<Epoch> {
+        Some(self.thread.heard_epoch()).filter(|heard| *heard > self.epoch)
+    }
+
     pub(crate) fn reports(&self) -> Vec<MonitorReport> {
         self.thread.reports()
     }

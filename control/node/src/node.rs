@@ -296,6 +296,10 @@ impl Node {
     fn control(&mut self) -> Option<Ended> {
         let (core, clients) = self.station.endpoint.parts();
         clients.membership.tick(core);
+        if let Some(epoch) = self.monitor.newer_epoch() {
+            // Peers that refuse this life cannot tell it so otherwise.
+            clients.membership.tell(core, Input::HeardOf(epoch));
+        }
         self.monitor.set_disk_age(clients.engine.oldest_disk_age().as_millis() as u32);
         let mut news = VecDeque::new();
         while let Some(event) = clients.engine.next_event() {

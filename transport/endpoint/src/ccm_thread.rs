@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use transport_proto::cluster_key::ClusterKey;
@@ -95,6 +96,7 @@ pub struct MonitorReport {
 pub struct MonitorThread {
     orders: Arc<Mutex<Orders>>,
     reports: Arc<Mutex<Vec<MonitorReport>>>,
+    heard_epoch: Arc<AtomicU64>,
     waker: Arc<Waker>,
     paths: Vec<Path>,
     thread: Option<JoinHandle<()>>,
@@ -126,6 +128,7 @@ impl MonitorThread {
         let waker = Waker::new(poll.registry(), Token(usize::MAX)).map_err(MonitorRefusal::System)?;
         let (orders, reports) =
             (Arc::<Mutex<Orders>>::default(), Arc::<Mutex<Vec<MonitorReport>>>::default());
+        let heard_epoch = Arc::<AtomicU64>::default();
         let started = Instant::now();
         let mut peers: Vec<Connectivity> = Vec::new();
         for rail in rails {
@@ -147,6 +150,7 @@ impl MonitorThread {
             board,
             orders: orders.clone(),
             reports: reports.clone(),
+            heard_epoch: heard_epoch.clone(),
             muted: Vec::new(),
             outputs: Vec::new(),
         };
@@ -155,7 +159,14 @@ impl MonitorThread {
             .spawn(move || watch.run())
             .map_err(MonitorRefusal::System)?;
         let paths = rails.iter().map(|rail| rail.path).collect();
-        Ok(MonitorThread { orders, reports, waker: Arc::new(waker), paths, thread: Some(thread) })
+        Ok(MonitorThread {
+            orders,
+            reports,
+            heard_epoch,
+            waker: Arc::new(waker),
+            paths,
+            thread: Some(thread),
+        })
     }
 
     /// What heartbeats tell from now on.
@@ -185,6 +196,12 @@ impl MonitorThread {
     /// What is known of all peers, as of the last round.
     pub fn reports(&self) -> Vec<MonitorReport> {
         self.reports.lock().clone()
+    }
+
+    /// The highest configuration number that any peer's heartbeats have told of.
+    pub fn heard_epoch(&self) -> Epoch {
+        // A number by itself: nothing else is published with it.
+        Epoch(self.heard_epoch.load(Ordering::Relaxed))
     }
 
     fn wake(&self) {
@@ -223,6 +240,7 @@ struct Watch {
     board: Arc<VerdictBoard>,
     orders: Arc<Mutex<Orders>>,
     reports: Arc<Mutex<Vec<MonitorReport>>>,
+    heard_epoch: Arc<AtomicU64>,
     muted: Vec<Path>,
     outputs: Vec<Output>,
 }
@@ -350,6 +368,7 @@ impl Watch {
             summary: machine.peer_report(),
             rails: machine.rails().collect(),
         };
+        self.heard_epoch.fetch_max(report.summary.epoch.0, Ordering::Relaxed);
         let mut reports = self.reports.lock();
         match reports.iter_mut().find(|known| known.peer == report.peer) {
             Some(known) => *known = report,

@@ -110,6 +110,7 @@ fn what_a_node_announces_reaches_its_peer_and_a_new_life_is_met() {
             .first()
             .is_some_and(|report| (report.summary.epoch, report.summary.disk_age_ms) == (Epoch(7), 120))
     });
+    assert_eq!((pair[1].heard_epoch(), pair[0].heard_epoch()), (Epoch(7), Epoch(0)));
     pair[0].reincarnate(Incarnation(99));
     wait_for("the new life is up", || {
         all_up(&pair, 1) && pair[1].reports()[0].summary.incarnation == Incarnation(99)
