@@ -1,6 +1,6 @@
 //! The cluster's configuration file: one TOML file, the same on all nodes, read into the rows of
-//! [`control_proto::rows`]. Every mistake is reported with its line and with what to do; all that can be found in one
-//! reading are reported together. `examples/three-nodes.toml` shows every key.
+//! [`control_proto::rows`]. Every mistake is reported with its line and with what to do; all that can be
+//! found in one reading are reported together. `examples/three-nodes.toml` shows every key.
 
 mod addresses;
 mod check;
@@ -45,7 +45,8 @@ impl Config {
         }
     }
 
-    /// Checks the text of a file. `file` is for messages and relative paths; only a key file is read from disk.
+    /// Checks the text of a file. `file` is for messages and relative paths; only a key file is read from
+    /// disk.
     pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigFaults> {
         let document: Document = toml::from_str(text).map_err(|fault| {
             let place = fault.span().map_or(Place::default(), |span| Place::of(text, span.start));

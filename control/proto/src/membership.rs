@@ -1,25 +1,28 @@
 //! Membership: which nodes belong to the cluster, in which life, at which configuration number (SPEC C3).
 //!
-//! All configured nodes vote. Each view has exactly one successor, and that one is decided by a ballot among them in
-//! the manner of Paxos: a majority promises to take part in no lower ballot and tells what it accepted before; what
-//! was accepted in the highest ballot must be proposed again; what a majority accepted is decided. So two nodes never
-//! hold different views of one number, and a minority decides nothing. A vote is on disk before it is told
-//! ([`Output::Persist`] comes before the sends that depend on it), so a node that restarts cannot vote twice.
+//! All configured nodes vote. Each view has exactly one successor, and that one is decided by a ballot among
+//! them in the manner of Paxos: a majority promises to take part in no lower ballot and tells what it
+//! accepted before; what was accepted in the highest ballot must be proposed again; what a majority accepted
+//! is decided. So two nodes never hold different views of one number, and a minority decides nothing. A vote
+//! is on disk before it is told ([`Output::Persist`] comes before the sends that depend on it), so a node
+//! that restarts cannot vote twice.
 //!
-//! *Who is in.* Each node watches the others and tells them whom it sees. The member with the lowest id proposes
-//! the largest set, lower ids first, in which everyone sees everyone; the others step in, one after the other, when
-//! it does not. A life that has left never comes back: the node learns it ([`Output::Removed`]), begins a new life
-//! and joins again. So nobody can have been away without knowing. A node whose life the others refuse to talk to
-//! concludes it from the higher numbers in their heartbeats ([`Input::HeardOf`]).
+//! *Who is in.* Each node watches the others and tells them whom it sees. The member with the lowest id
+//! proposes the largest set, lower ids first, in which everyone sees everyone; the others step in, one after
+//! the other, when it does not. A life that has left never comes back: the node learns it
+//! ([`Output::Removed`]), begins a new life and joins again. So nobody can have been away without knowing. A
+//! node whose life the others refuse to talk to concludes it from the higher numbers in their heartbeats
+//! ([`Input::HeardOf`]).
 //!
-//! *Quorum.* A node that reaches no majority for the lease time says [`Output::QuorumLost`]; its owner closes the
-//! gates. That alone fences nothing for others (submitted I/O may still land), they obey SPEC B5 by other means.
+//! *Quorum.* A node that reaches no majority for the lease time says [`Output::QuorumLost`]; its owner closes
+//! the gates. That alone fences nothing for others (submitted I/O may still land), they obey SPEC B5 by other
+//! means.
 //!
 //! The replicated database takes this machine's place later, behind [`Input`] and [`Output`].
 //!
-//! Calling order: [`Membership::new`] with what was persisted last, then [`Membership::handle`] for each input and at
-//! each [`Membership::next_deadline`]. Outputs are to be carried out in their order; messages may be lost,
-//! repeated and overtaken.
+//! Calling order: [`Membership::new`] with what was persisted last, then [`Membership::handle`] for each
+//! input and at each [`Membership::next_deadline`]. Outputs are to be carried out in their order; messages
+//! may be lost, repeated and overtaken.
 
 mod ballot;
 mod message;
@@ -173,7 +176,8 @@ pub enum Output {
     },
     /// A view was decided; numbers only rise.
     NewView(View),
-    /// This node, in its present life, is no longer a member: give up all duties, begin a new life. Once per life.
+    /// This node, in its present life, is no longer a member: give up all duties, begin a new life. Once per
+    /// life.
     Removed,
     /// This node left in good order.
     Left,
@@ -426,9 +430,9 @@ impl Membership {
         }
     }
 
-    /// When this life counts as over although nobody could tell so. The others refuse connections of a life that they
-    /// removed, so such a node hears of newer views by heartbeats alone. A new life is always safe; it costs the
-    /// old one's requests an unknown outcome, so it is not begun lightly.
+    /// When this life counts as over although nobody could tell so. The others refuse connections of a life
+    /// that they removed, so such a node hears of newer views by heartbeats alone. A new life is always safe;
+    /// it costs the old one's requests an unknown outcome, so it is not begun lightly.
     fn stranded_at(&self) -> Option<Time> {
         let since = self.lost_since?.max(self.life_since);
         let patience = self.times.lease * if self.is_member() { 1 } else { 4 };

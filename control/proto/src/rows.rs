@@ -1,5 +1,5 @@
-//! Rows of the cluster configuration (SPEC C2). Whoever makes them has checked them: ids are unique, references
-//! resolve, limits hold.
+//! Rows of the cluster configuration (SPEC C2). Whoever makes them has checked them: ids are unique,
+//! references resolve, limits hold.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,4 +1,5 @@
-//! What a node acts on at one configuration number: the rows, who is a member, and which paths to disks are broken.
+//! What a node acts on at one configuration number: the rows, who is a member, and which paths to disks are
+//! broken.
 
 use crate::rows::ClusterRows;
 use alloc::sync::Arc;
@@ -49,8 +50,8 @@ impl ClusterView {
         self.members.iter().find(|member| member.node == node).map(|member| member.incarnation)
     }
 
-    /// The node that serves a virtual disk: the first candidate that is a member and whose path is not broken.
-    /// `None` while there is none, and for a virtual disk that does not exist.
+    /// The node that serves a virtual disk: the first candidate that is a member and whose path is not
+    /// broken. `None` while there is none, and for a virtual disk that does not exist.
     pub fn serving(&self, volume: VolumeId) -> Option<NodeId> {
         self.mapping(volume).and_then(|mapping| mapping.serving)
     }

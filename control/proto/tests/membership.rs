@@ -1,5 +1,6 @@
-//! Whole clusters of membership machines under one seed: lost, late and repeated messages, partitions, nodes that
-//! die between two outputs and come back with what they had on disk. Afterwards all is healed and all must agree.
+//! Whole clusters of membership machines under one seed: lost, late and repeated messages, partitions, nodes
+//! that die between two outputs and come back with what they had on disk. Afterwards all is healed and all
+//! must agree.
 
 use control_proto::membership::{Ballot, Durable, Input, Membership, Message, Output, View};
 use control_proto::rows::MembershipTimes;

@@ -1,5 +1,6 @@
-//! The thread of the connectivity monitor: one UDP socket per rail of this node, heartbeats each way with every peer,
-//! verdicts to the reactor. A thread of its own, so that a busy reactor is not taken for a dead rail.
+//! The thread of the connectivity monitor: one UDP socket per rail of this node, heartbeats each way with
+//! every peer, verdicts to the reactor. A thread of its own, so that a busy reactor is not taken for a dead
+//! rail.
 
 use crate::verdicts::{Verdict, VerdictBoard};
 use core::fmt;
@@ -181,7 +182,8 @@ impl MonitorThread {
         self.wake();
     }
 
-    /// Drops a rail's heartbeats in both directions, as a pulled cable would, or no longer. `false`: no such rail.
+    /// Drops a rail's heartbeats in both directions, as a pulled cable would, or no longer. `false`: no such
+    /// rail.
     pub fn mute(&self, path: Path, muted: bool) -> bool {
         let mut orders = self.orders.lock();
         orders.muted.retain(|known| *known != path);

@@ -4,11 +4,12 @@ use core::fmt;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-/// Bytes that a cluster's secret must have at the least; a shorter one can be guessed by one who only listens.
+/// Bytes that a cluster's secret must have at the least; a shorter one can be guessed by one who only
+/// listens.
 pub const SECRET_BYTES_MIN: usize = 16;
 
-/// What the cluster is called on the wire: a hash of its name, so that two clusters in one network tell each other
-/// apart before any key is tried.
+/// What the cluster is called on the wire: a hash of its name, so that two clusters in one network tell each
+/// other apart before any key is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClusterTag(pub [u8; 16]);
 
@@ -28,8 +29,8 @@ impl fmt::Display for ClusterTag {
     }
 }
 
-/// What a keyed hash is for. A hash for one purpose never fits another, so nothing that is overheard in one place
-/// can be used in the other.
+/// What a keyed hash is for. A hash for one purpose never fits another, so nothing that is overheard in one
+/// place can be used in the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Purpose {
@@ -52,8 +53,9 @@ pub struct ClusterKey {
 }
 
 impl ClusterKey {
-    /// The key of the cluster with this name and this secret. Secrets of two clusters may be equal by mistake; their
-    /// keys are not. The caller refuses secrets below [`SECRET_BYTES_MIN`] with a message to the operator.
+    /// The key of the cluster with this name and this secret. Secrets of two clusters may be equal by
+    /// mistake; their keys are not. The caller refuses secrets below [`SECRET_BYTES_MIN`] with a message to
+    /// the operator.
     pub fn derive(cluster_name: &str, secret: &[u8]) -> ClusterKey {
         let tag = ClusterTag::of_name(cluster_name);
         let key = Sha256::new()

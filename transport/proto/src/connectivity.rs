@@ -1,9 +1,9 @@
 //! The connectivity monitor: heartbeats on every rail of one peer, and what they prove (SPEC T6).
 //!
-//! One machine per peer. Each rail carries a heartbeat each way in each round; a rail is up when both sides hear each
-//! other on it and both are past their hold-down, and each side says so in its heartbeats, so the two agree within
-//! one round. A rail that fails is re-admitted as soon as it has proved itself, but the more often it fails, the
-//! longer it must prove itself; it is never given up.
+//! One machine per peer. Each rail carries a heartbeat each way in each round; a rail is up when both sides
+//! hear each other on it and both are past their hold-down, and each side says so in its heartbeats, so the
+//! two agree within one round. A rail that fails is re-admitted as soon as it has proved itself, but the more
+//! often it fails, the longer it must prove itself; it is never given up.
 //!
 //! ```text
 //!            first heartbeat            both hear, hold-down over
@@ -11,11 +11,12 @@
 //!     ▲                          ▲  heartbeats again                │ silence, or the peer does not hear us
 //!     └──────── long silence ────┴──────────── SUSPECT ◄────────────┘
 //! ```
-//! A round in which this side's own tick came late is void: two busy cores delay this thread as much as a broken
-//! cable would, and a silence that we slept through proves nothing.
+//! A round in which this side's own tick came late is void: two busy cores delay this thread as much as a
+//! broken cable would, and a silence that we slept through proves nothing.
 //!
 //! Calling order: [`Connectivity::add_rail`]; then [`Connectivity::handle_heartbeat`] for each datagram and
-//! [`Connectivity::tick`] at each [`Connectivity::next_deadline`], in any order, with a clock that does not go back.
+//! [`Connectivity::tick`] at each [`Connectivity::next_deadline`], in any order, with a clock that does not
+//! go back.
 
 mod heartbeat;
 mod rail;
@@ -252,7 +253,8 @@ impl Connectivity {
         }
     }
 
-    /// What this node's heartbeats tell from now on: its configuration number and the age of its oldest disk request.
+    /// What this node's heartbeats tell from now on: its configuration number and the age of its oldest disk
+    /// request.
     pub fn announce(&mut self, epoch: Epoch, disk_age_ms: u32) {
         (self.epoch, self.disk_age_ms) = (epoch, disk_age_ms);
     }
@@ -293,8 +295,8 @@ impl Connectivity {
         Ok(())
     }
 
-    /// Ends a round and begins the next: judges every rail and sends a heartbeat by each. Before the deadline it does
-    /// nothing.
+    /// Ends a round and begins the next: judges every rail and sends a heartbeat by each. Before the deadline
+    /// it does nothing.
     pub fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
         if now < self.planned {
             return;

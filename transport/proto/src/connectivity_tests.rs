@@ -368,7 +368,8 @@ proptest! {
         monitor.tick(now, &mut out);
     }
 
-    /// Whatever is cut in whatever order: once all is mended, both sides have both rails up and one active rail.
+    /// Whatever is cut in whatever order: once all is mended, both sides have both rails up and one active
+    /// rail.
     #[test]
     fn after_any_cuts_the_two_sides_agree_again(
         steps in prop::collection::vec((0usize..2, 0usize..2, any::<bool>(), 1u32..30), 0..25),

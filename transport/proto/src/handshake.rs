@@ -1,20 +1,22 @@
-//! Three frames by which the two ends of a fresh connection prove to each other that they hold the cluster's key.
+//! Three frames by which the two ends of a fresh connection prove to each other that they hold the cluster's
+//! key.
 //!
 //! ```text
 //! dialer                                       listener
-//!   HELLO       nonce D, proposal, mac  ──────►  is it for me, of my cluster, from a node I know, of a living life?
+//!   HELLO       nonce D, proposal, mac  ──────►  for me? of my cluster? from a known node, in a living life?
 //!   (verifies)  ◄──────  HELLO_ACK  nonce L, echo D, proposal, mac over both frames
 //!   HELLO_DONE  echo L, mac over all three  ──►  (verifies)
 //!   established                                   established
 //! ```
-//! Each hash covers every byte that went before (headers too, but for the two words that a provider fills in) and
-//! names its own direction. So a recorded frame does not fit the fresh nonce of the other side, a frame sent back to
-//! its sender fits no purpose of his, and one who listens learns two nonces and three hashes, of no use later.
-//! What follows on the connection is not encrypted: the handshake says who is there, not that nobody reads along.
+//! Each hash covers every byte that went before (headers too, but for the two words that a provider fills in)
+//! and names its own direction. So a recorded frame does not fit the fresh nonce of the other side, a frame
+//! sent back to its sender fits no purpose of his, and one who listens learns two nonces and three hashes, of
+//! no use later. What follows on the connection is not encrypted: the handshake says who is there, not that
+//! nobody reads along.
 //!
-//! A machine makes one handshake: [`Handshake::dial`] or [`Handshake::accept`], then [`Handshake::handle`] for each
-//! frame that arrives, until [`Step::Established`] or a fault. After a fault the connection is to be closed; nothing
-//! that the peer said counts. The caller gives up after [`HANDSHAKE_TIME_MAX`].
+//! A machine makes one handshake: [`Handshake::dial`] or [`Handshake::accept`], then [`Handshake::handle`]
+//! for each frame that arrives, until [`Step::Establish`] or a fault. After a fault the connection is to be
+//! closed; nothing that the peer said counts. The caller gives up after [`HANDSHAKE_TIME_MAX`].
 
 mod exercise;
 
@@ -29,7 +31,8 @@ use core::time::Duration;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// A connection whose handshake is not over by then is closed by the reactor: it holds a slot that a real peer needs.
+/// A connection whose handshake is not over by then is closed by the reactor: it holds a slot that a real
+/// peer needs.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Sixteen bytes that the caller drew from the operating system for this handshake alone.
@@ -239,7 +242,8 @@ impl fmt::Display for HandshakeFault {
             }
             Fault::WrongCluster { found, ours } => write!(
                 f,
-                "peer belongs to cluster {found}, this node to {ours}: check [cluster] name and the rail addresses"
+                "peer belongs to cluster {found}, this node to {ours}: check [cluster] name and the rail \
+                 addresses"
             ),
             Fault::WrongKey { claimed } => write!(
                 f,

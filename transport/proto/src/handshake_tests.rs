@@ -262,7 +262,8 @@ proptest! {
         let mut bytes = [original.header.as_bytes(), original.control()].concat();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let header = FrameHeader::read_from_bytes(&bytes[..HEADER_BYTES]).expect("whole header");
-        let filled_in = header.rail_stamp != original.header.rail_stamp || header.crc32c != original.header.crc32c;
+        let said = original.header;
+        let filled_in = header.rail_stamp != said.rail_stamp || header.crc32c != said.crc32c;
         let step = match frame {
             0 => listener.handle(&header, &bytes[HEADER_BYTES..]),
             1 => dialer.handle(&header, &bytes[HEADER_BYTES..]),

@@ -26,7 +26,8 @@ pub(super) struct AddressUses {
 }
 
 impl AddressUses {
-    /// Claims an address for `by`. The mistake names who has it already. Port 0 (any free one) is never taken.
+    /// Claims an address for `by`. The mistake names who has it already. Port 0 (any free one) is never
+    /// taken.
     pub(super) fn claim(
         &mut self,
         transport: Transport,

@@ -1,4 +1,5 @@
-//! From the document to the rows: nodes, key, permissions, servers, times. Links and disks have modules of their own.
+//! From the document to the rows: nodes, key, permissions, servers, times. Links and disks have modules of
+//! their own.
 
 use super::addresses::{AddressUses, Transport};
 use super::document::{
@@ -35,8 +36,8 @@ pub(super) struct NodeEntry {
     pub(super) port_base: Option<u16>,
 }
 
-/// One reading of a file. Mistakes are gathered; a part with a mistake is left out of the rows, which are then not
-/// handed out.
+/// One reading of a file. Mistakes are gathered; a part with a mistake is left out of the rows, which are
+/// then not handed out.
 pub(super) struct Check<'a> {
     file: &'a Path,
     text: &'a str,

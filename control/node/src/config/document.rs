@@ -1,4 +1,5 @@
-//! The file as people write it. What is here is checked for shape only; meaning is checked in the sibling modules.
+//! The file as people write it. What is here is checked for shape only; meaning is checked in the sibling
+//! modules.
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};

@@ -1,5 +1,6 @@
-//! Links and rails: who is joined, and by which addresses. What is not written is derived: a node's ports begin at
-//! its base, and each rail of each link has two of them, one for data (TCP) and one for heartbeats (UDP).
+//! Links and rails: who is joined, and by which addresses. What is not written is derived: a node's ports
+//! begin at its base, and each rail of each link has two of them, one for data (TCP) and one for heartbeats
+//! (UDP).
 
 use super::check::Check;
 use super::document::{LinkSection, RailKind, RailSection, Reference, Spanned};
@@ -167,8 +168,8 @@ impl Check<'_> {
         Some(RailEnd { node, address, heartbeat })
     }
 
-    /// The address written for a node, with `port` if it has none: `None` if it is no address, `Some(None)` if there
-    /// is nothing written.
+    /// The address written for a node, with `port` if it has none: `None` if it is no address, `Some(None)`
+    /// if there is nothing written.
     fn written(
         &mut self,
         addresses: &BTreeMap<String, Spanned<String>>,

@@ -163,8 +163,8 @@ impl fmt::Display for KeyMistake {
         match self {
             KeyMistake::NoKey => write!(
                 f,
-                "the cluster has no key: add key_file = \"cluster.key\" and make the file, the same on all nodes, \
-                 with: head -c 32 /dev/urandom | base64 > cluster.key"
+                "the cluster has no key: add key_file = \"cluster.key\" and make the file, the same on all \
+                 nodes, with: head -c 32 /dev/urandom | base64 > cluster.key"
             ),
             KeyMistake::TwoKeys => write!(f, "both key and key_file are given: keep one"),
             KeyMistake::KeyUnreadable { path, kind } => write!(
@@ -199,7 +199,8 @@ impl fmt::Display for RowMistake {
         match self {
             RowMistake::BadName { name, bytes_max } => write!(
                 f,
-                "{name:?} is no name: use 1 to {bytes_max} letters, digits, '-', '_' or '.', and not digits alone"
+                "{name:?} is no name: use 1 to {bytes_max} letters, digits, '-', '_' or '.', and not \
+                 digits alone"
             ),
             RowMistake::NodeZero => write!(f, "0 is no node id: number nodes from 1"),
             RowMistake::TooFew { row } => write!(f, "there is no {row}: add one"),
@@ -241,7 +242,8 @@ impl fmt::Display for LinkMistake {
             }
             LinkMistake::PairTwice { link, a, b, first } => write!(
                 f,
-                "link {link} joins {a} and {b}, and so does the link of the same id in line {}: change one id",
+                "link {link} joins {a} and {b}, and so does the link of the same id in line {}: change \
+                 one id",
                 first.line
             ),
             LinkMistake::NotJoined { a, b } => {
@@ -249,7 +251,8 @@ impl fmt::Display for LinkMistake {
             }
             LinkMistake::ShmAcrossHosts { a, b } => write!(
                 f,
-                "a shm rail joins {a} and {b}, whose hosts differ: shared memory stays on one machine, use tcp"
+                "a shm rail joins {a} and {b}, whose hosts differ: shared memory stays on one machine, \
+                 use tcp"
             ),
         }
     }
@@ -336,7 +339,8 @@ impl fmt::Display for DiskMistake {
             }
             DiskMistake::SamePath { path, first } => write!(
                 f,
-                "{path} is also the disk in line {}: if both nodes reach one disk, declare it once with both nodes",
+                "{path} is also the disk in line {}: if both nodes reach one disk, declare it once \
+                 with both nodes",
                 first.line
             ),
             DiskMistake::DiskTaken { disk, by, first } => write!(

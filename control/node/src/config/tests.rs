@@ -186,7 +186,7 @@ fn mistakes_about_links_are_told_with_line_and_remedy() {
         (
             rails,
             rail("{ kind = \"tcp\", addresses = { 1 = \"127.0.0.1:7408\" } }"),
-            "15:10: TCP 127.0.0.1:7408 is used already by node1, link 0 rail 0 in line 13: choose another port",
+            "15:10: TCP 127.0.0.1:7408 is used already by node1, link 0 rail 0 in line 13: choose",
         ),
         (
             rails,

@@ -1,4 +1,5 @@
-//! The ballot that decides the successor of the present view: this node as one who votes, and as one who proposes.
+//! The ballot that decides the successor of the present view: this node as one who votes, and as one who
+//! proposes.
 
 use super::{Ballot, Membership, Message, Output, View};
 use alloc::vec::Vec;
@@ -8,8 +9,8 @@ use transport_proto::time::Time;
 
 /// A round that is not through by then is given up.
 const ROUND: Duration = Duration::from_millis(250);
-/// After a round that failed, a node waits so long, and a little more the higher its id: two that outbid each other
-/// drift apart.
+/// After a round that failed, a node waits so long, and a little more the higher its id: two that outbid each
+/// other drift apart.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// This node's attempt, if it makes one.
@@ -104,7 +105,8 @@ impl Membership {
             return;
         }
         let (ballot, deadline) = (*ballot, *deadline);
-        // What may have been decided must be proposed again; only if nothing was, this node's own wish counts.
+        // What may have been decided must be proposed again; only if nothing was, this node's own wish
+        // counts.
         let wish = || self.desired().filter(|desired| self.differs(desired));
         let Some(view) = best.as_ref().map(|(_, view)| view.clone()).or_else(wish) else {
             self.give_up_round();

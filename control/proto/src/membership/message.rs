@@ -1,5 +1,5 @@
-//! What membership machines say to each other, and what a node keeps on disk. Little-endian, hand-coded: a fixed
-//! control part of [`CONTROL_BYTES`], lists in the data part.
+//! What membership machines say to each other, and what a node keeps on disk. Little-endian, hand-coded: a
+//! fixed control part of [`CONTROL_BYTES`], lists in the data part.
 
 use super::{Ballot, Durable, EPOCH_MAX, Status, View};
 use crate::rows::NODES_MAX;
@@ -16,8 +16,8 @@ pub const BROKEN_MAX: usize = 4096;
 const VERSION: u8 = 1;
 const DURABLE_MAGIC: [u8; 8] = *b"ndmember";
 
-/// A message between the membership machines of two nodes. `after` is the epoch of the view whose successor is
-/// being decided.
+/// A message between the membership machines of two nodes. `after` is the epoch of the view whose successor
+/// is being decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// What the sender sees. Sent at each change and from time to time.

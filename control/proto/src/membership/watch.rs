@@ -38,8 +38,8 @@ impl PeerWatch {
         (!self.up).then(|| self.down_since + suspect)
     }
 
-    /// The life in which the peer is there, as far as this node can tell. A peer that is not heard is held for there
-    /// for the suspect time, in the life that is a member.
+    /// The life in which the peer is there, as far as this node can tell. A peer that is not heard is held
+    /// for there for the suspect time, in the life that is a member.
     pub(super) fn life(&self, now: Time, suspect: Duration, view: &View) -> Option<Member> {
         if self.status.as_ref().is_some_and(|status| status.leaving) {
             return None;

@@ -8,7 +8,8 @@ use transport_proto::identity::Epoch;
 use transport_proto::time::Time;
 
 impl Membership {
-    /// Nodes are given this time after the first start to find each other, so that the first view has them all.
+    /// Nodes are given this time after the first start to find each other, so that the first view has them
+    /// all.
     pub(super) fn settling(&self) -> Duration {
         self.times.suspect * 2
     }
@@ -54,7 +55,8 @@ impl Membership {
         members
     }
 
-    /// Whether one sees the other, as far as known; one that has not spoken yet is given the benefit of the doubt.
+    /// Whether one sees the other, as far as known; one that has not spoken yet is given the benefit of the
+    /// doubt.
     fn sees(&self, one: Member, other: Member) -> bool {
         let watch = self.peers.iter().find(|peer| peer.node == one.node);
         watch.and_then(|peer| peer.sees(other)).unwrap_or(true)

@@ -49,13 +49,13 @@ pub struct Heartbeat {
     pub disk_age_ms: U32,
     /// The sender's life.
     pub incarnation: U64,
-    /// The receiver's life as the sender knows it; 0 if it knows none. A heartbeat that does not name the receiver's
-    /// present life proves nothing to it, it may be a recording.
+    /// The receiver's life as the sender knows it; 0 if it knows none. A heartbeat that does not name the
+    /// receiver's present life proves nothing to it, it may be a recording.
     pub your_incarnation: U64,
     /// The sender's configuration number.
     pub epoch: U64,
-    /// Rises by one with each heartbeat on this rail. Begins at the sender's clock when the rail was added, so that
-    /// a rail that was taken out and added again goes on above what it said before.
+    /// Rises by one with each heartbeat on this rail. Begins at the sender's clock when the rail was added,
+    /// so that a rail that was taken out and added again goes on above what it said before.
     pub sequence: U64,
     /// The sender's clock, nanoseconds from a zero of its own.
     pub sent_at: U64,

@@ -74,8 +74,8 @@ impl Rail {
         }
     }
 
-    /// The peer began a new life: what was learnt of the old one is void, and the rail is not to blame for it.
-    /// `Some` if the rail was up.
+    /// The peer began a new life: what was learnt of the old one is void, and the rail is not to blame for
+    /// it. `Some` if the rail was up.
     pub(super) fn forget_peer(&mut self) -> Option<Verdict> {
         let was_up = self.state == RailState::Up;
         let (counters, round_trip) = (self.counters, self.round_trip);
@@ -83,7 +83,8 @@ impl Rail {
         was_up.then_some(Verdict::Down { cause: DownCause::PeerRestarted })
     }
 
-    /// A heartbeat that is later than the last one, of the peer's present life. `mine`: it names our present life.
+    /// A heartbeat that is later than the last one, of the peer's present life. `mine`: it names our present
+    /// life.
     pub(super) fn hear(
         &mut self,
         now: Time,

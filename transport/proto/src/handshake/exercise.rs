@@ -11,8 +11,8 @@ const ADDRESS: u8 = 2;
 /// First byte: the frame is signed as a faulty node with the right key would.
 const SIGN: u8 = 4;
 
-/// Lets `bytes` speak as the peer: the first byte says how much of each frame is put right, the rest is frames.
-/// Must not panic, whatever the bytes.
+/// Lets `bytes` speak as the peer: the first byte says how much of each frame is put right, the rest is
+/// frames. Must not panic, whatever the bytes.
 pub fn exercise(bytes: &[u8]) {
     let Some((&mode, frames)) = bytes.split_first() else { return };
     let key = ClusterKey::derive("fuzz", b"a secret for the fuzzer");
