@@ -1,11 +1,15 @@
 //! Logs on standard error: for people, or as JSON.
 
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging. `NETDISK_LOG` overrides the level (`debug`, `transport_endpoint=trace`, …).
 pub(crate) fn start(json: bool) {
     let filter = EnvFilter::try_from_env("NETDISK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if json {
         builder.json().init();
     } else {

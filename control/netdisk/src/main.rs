@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cut;
+mod demo;
 mod disk;
 mod logging;
 mod node;
@@ -21,6 +22,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show it: three nodes on this machine, a virtual disk, a killed master, every byte compared.
+    Demo(demo::Arguments),
     /// Run a node of a cluster.
     Node(node::Arguments),
     /// Tell what a running node sees: nodes, links, rails, disks, requests, failovers.
@@ -33,6 +36,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Node(arguments) => node::run(arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Disk(arguments) => disk::run(&arguments),

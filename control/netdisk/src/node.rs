@@ -1,9 +1,10 @@
 //! `netdisk node`: the daemon.
 
 use crate::logging;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use control_node::config::Config;
 use control_node::{Ended, Node, NodeOptions};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::PathBuf;
@@ -37,6 +38,9 @@ pub(crate) struct Arguments {
     /// Never sleep: for measurements on cores of the node's own.
     #[arg(long)]
     spin_forever: bool,
+    /// End at once when this process, which must be the one that starts the node, ends.
+    #[arg(long, value_name = "PID")]
+    with_parent: Option<i32>,
 }
 
 /// Where a node of a cluster keeps its state and its admin socket, unless told otherwise.
@@ -44,8 +48,20 @@ pub(crate) fn default_folder(cluster: &str, id: u16) -> PathBuf {
     PathBuf::from(format!("/var/lib/netdisk/{cluster}/node{id}"))
 }
 
+/// Asks the kernel to end this process when its parent does.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot watch the parent process")?;
+    // One that ended before that line sends no signal any more.
+    let is_there = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent);
+    ensure!(is_there, "process {parent} is not the parent of this one, or is gone");
+    Ok(())
+}
+
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     logging::start(arguments.log_json);
+    if let Some(parent) = arguments.with_parent {
+        end_with(parent)?;
+    }
     let config = Config::load(&arguments.config)?;
     let folder = default_folder(&config.rows.name, arguments.id);
     let state = arguments.state.unwrap_or(folder);

@@ -224,7 +224,7 @@ impl Node {
                 continue;
             }
             match self.station.endpoint.idle() {
-                Idle::Spin => core::hint::spin_loop(),
+                Idle::Spin => {}
                 Idle::Yield => std::thread::yield_now(),
                 Idle::Sleep => {
                     self.sleep()?;

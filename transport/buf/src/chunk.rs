@@ -73,7 +73,7 @@ impl Chunk {
 
     /// Ends writing; readers may now share it. It returns to its slab with the last of them.
     pub fn share(self) -> SharedChunk {
-        SharedChunk(Arc::new(self))
+        SharedChunk(self.place())
     }
 
     /// Ends writing a chunk that is meant for the peer in whose slab it lies. Whoever sends it hands it over
@@ -131,12 +131,19 @@ impl fmt::Debug for Chunk {
 }
 
 /// A chunk that is only read from now on, by any number of holders on any thread.
+///
+/// A placed chunk that is never handed over: its handles are counted in the region's custody table, so sharing
+/// allocates nothing.
 #[derive(Clone, Debug)]
-pub struct SharedChunk(Arc<Chunk>);
+pub struct SharedChunk(PlacedChunk);
 
 impl AsRef<[u8]> for SharedChunk {
     fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
+        let chunk = &self.0;
+        // SAFETY: the chunk lies inside the mapping, which its region keeps alive. Nobody writes it: its one owner
+        // ended writing when it was shared, it is not handed over (this type has no way to), and it returns to its
+        // slab only with the last handle.
+        unsafe { core::slice::from_raw_parts(chunk.region.pointer(chunk.offset), chunk.length) }
     }
 }
 

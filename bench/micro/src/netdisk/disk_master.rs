@@ -85,7 +85,7 @@ pub(crate) fn round(node: &mut Endpoint<BlockEngine>) -> Result<()> {
         return Ok(());
     }
     match node.idle() {
-        Idle::Spin => std::hint::spin_loop(),
+        Idle::Spin => {}
         Idle::Yield => std::thread::yield_now(),
         Idle::Sleep => {
             let ready_to_sleep = node.clients().arm();

@@ -1,0 +1,81 @@
+//! `netdisk demo`: three nodes on this machine, a virtual disk, real bytes, a killed master, a cut rail; and at the end
+//! every byte is compared.
+//!
+//! ```text
+//! director ── cluster      three processes of this program, killed with it
+//!    │    └── live         the line that a person watches
+//!    └── workload (thread) two NBD connections to C: the image, and the load
+//!           ├── load ── stamp, history    what each block may hold
+//!           ├── latency                   before, during and after the failover
+//!           └── faults                    what a client must never see
+//! ```
+
+mod client;
+mod cluster;
+mod director;
+mod faults;
+mod folder;
+mod history;
+mod image;
+mod interrupt;
+mod latency;
+mod live;
+mod load;
+mod outcome;
+mod read_back;
+mod stamp;
+mod ustar;
+mod workload;
+
+use folder::Folders;
+use interrupt::Interrupt;
+use live::Live;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Show it: three nodes here, a killed master, every byte compared.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// File to write through the cluster; by default the sources of the checkout, packed as an image.
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Keep image, disk, configuration and logs in this new folder.
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
+    /// Seconds of load; a large image may take longer.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// The outcome as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let interrupt = Interrupt::watch()?;
+    let mut folders = Folders::create(arguments.keep.as_deref())?;
+    let mut live = Live::new();
+    let span = Duration::from_secs(arguments.seconds);
+    let staged = director::stage(&folders, arguments.input.as_deref(), span, &interrupt, &mut live);
+    drop(live);
+    let outcome = match staged {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let interrupted = interrupt.check().is_err();
+            if !interrupted {
+                eprintln!("netdisk demo: the files of the run are kept in {}", folders.keep().display());
+            }
+            return Err(error);
+        }
+    };
+    if arguments.json {
+        println!("{}", outcome.json()?);
+    } else {
+        print!("{}", outcome.text());
+    }
+    if outcome.is_good() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("netdisk demo: the files of the run are kept in {}", folders.keep().display());
+    Ok(ExitCode::FAILURE)
+}
