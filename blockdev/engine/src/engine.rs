@@ -202,7 +202,8 @@ impl BlockEngine {
         let (Some(known), Some(to)) = (self.driver.mapping_of(mapping.volume), mapping.serving) else {
             return;
         };
-        if known.serving == Some(to) || known.epoch >= mapping.epoch {
+        // Number 0 is the time before the first view.
+        if known.serving == Some(to) || known.epoch >= mapping.epoch || known.epoch == Epoch(0) {
             return;
         }
         if self.failovers.len() == FAILOVERS_MAX {

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod config;
 mod disks;
+mod embedded;
 mod membership;
 mod monitor;
 mod node;
@@ -13,6 +14,7 @@ pub mod report;
 mod station;
 
 pub use disks::DiskStartRefusal;
+pub use embedded::{EmbeddedNode, UnknownDisk};
 pub use membership::VotesRefusal;
 pub use monitor::MonitorRefusal;
 pub use node::{Ended, Node, NodeOptions, NodeRefusal};

@@ -42,6 +42,13 @@ pub struct NodeOptions {
     pub spin: SpinSettings,
 }
 
+impl NodeOptions {
+    /// A node without admin socket, with the defaults of all else.
+    pub fn new(config: Config, id: u16, state: PathBuf) -> NodeOptions {
+        NodeOptions { config, id: NodeId(id), state, socket: None, spin: SpinSettings::default() }
+    }
+}
+
 /// Why a node did not start. Nothing is left running.
 #[derive(Debug)]
 pub enum NodeRefusal {
@@ -118,8 +125,10 @@ pub enum Ended {
 /// Event tokens: disks first, then a range for each NBD server.
 const DISK_TOKENS: usize = 1 << 12;
 const NBD_TOKENS: usize = 1 << 12;
-/// A stopping node waits this long for its clients' last answers, and this long to leave.
+/// A stopping node waits this long for its clients' last answers.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// And this long for the others' word that it has left; two nodes are no majority without each other.
+const LEAVE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Rounds of spinning between two looks at everything that is not data.
 const ROUNDS_PER_CONTROL: u32 = 32;
 
@@ -135,7 +144,7 @@ pub struct Node {
     pub(crate) started: Instant,
     stop: Arc<AtomicBool>,
     stopping: Option<Instant>,
-    leaving: bool,
+    leaving: Option<Instant>,
     rounds: u32,
 }
 
@@ -177,7 +186,7 @@ impl Node {
         let mut station = Station::new(endpoint, rows.clone());
         let servers = start_nbd(&mut station, &rows, options.id)?;
         tracing::info!(node = options.id.0, cluster = rows.name, "node started");
-        Ok(Node {
+        let mut node = Node {
             station,
             rows,
             servers,
@@ -188,9 +197,27 @@ impl Node {
             started: Instant::now(),
             stop: Arc::new(AtomicBool::new(false)),
             stopping: None,
-            leaving: false,
+            leaving: None,
             rounds: 0,
-        })
+        };
+        node.map_before_first_view();
+        Ok(node)
+    }
+
+    /// Until the first view, every virtual disk is known and served by nobody: requests wait instead of failing.
+    fn map_before_first_view(&mut self) {
+        let nobody =
+            ClusterView { epoch: Epoch(0), members: Vec::new(), broken: Vec::new(), rows: self.rows.clone() };
+        let (core, clients) = self.station.endpoint.parts();
+        for mapping in nobody.mappings() {
+            if let Err(fault) = clients.engine.mapping(core, &mapping) {
+                tracing::error!(
+                    volume = mapping.volume.0,
+                    ?fault,
+                    "the configuration gave no usable mapping"
+                );
+            }
+        }
     }
 
     /// Set to make the node stop; wake it by [`Node::waker`] afterwards.
@@ -201,6 +228,15 @@ impl Node {
     /// Wakes the node's thread.
     pub fn waker(&self) -> Arc<mio::Waker> {
         self.station.endpoint.waker()
+    }
+
+    /// The virtual disks, for other threads of this process.
+    pub fn disks(&self) -> Vec<(String, blockdev_engine::VirtualDisk)> {
+        let library = &self.station.library;
+        let disk = |row: &control_proto::rows::VirtualDiskRow| {
+            (row.name.clone(), library.disk(row.id, row.size_bytes, row.block_bytes))
+        };
+        self.rows.virtual_disks.iter().map(disk).collect()
     }
 
     /// Where the NBD servers listen.
@@ -241,6 +277,7 @@ impl Node {
         let mut found = self.station.endpoint.poll();
         let (core, clients) = self.station.endpoint.parts();
         found += clients.engine.poll(core);
+        found += self.station.poll_library();
         found += self.hand_out();
         for index in 0..self.servers.len() {
             self.station.server = index;
@@ -275,6 +312,7 @@ impl Node {
     fn sleep(&mut self) -> io::Result<()> {
         let armed = self.station.endpoint.arm()
             && self.station.endpoint.clients().engine.arm()
+            && self.station.library.arm()
             && self.servers.iter_mut().all(NbdServer::arm);
         if !armed {
             self.station.endpoint.disarm();
@@ -377,7 +415,7 @@ impl Node {
 
     /// The others have gone on without this node: it begins a new life and joins as a newcomer.
     fn rejoin(&mut self) {
-        if self.leaving {
+        if self.leaving.is_some() {
             return;
         }
         let life = new_life();
@@ -468,16 +506,15 @@ impl Node {
         if connections > 0 && since.elapsed() < STOP_TIME_MAX {
             return None;
         }
-        if !self.leaving {
-            self.leaving = true;
+        let Some(leaving) = self.leaving else {
+            self.leaving = Some(Instant::now());
             let (core, clients) = self.station.endpoint.parts();
             clients.engine.fence(core);
             clients.membership.tell(core, Input::Leave);
             return None;
-        }
-        // Alone there is nobody to leave; without a majority nobody to agree.
-        let lonely = self.rows.nodes.len() == 1;
-        (lonely || since.elapsed() > 2 * STOP_TIME_MAX || !self.has_quorum).then_some(Ended::Stopped)
+        };
+        let lonely = self.rows.nodes.len() == 1 || !self.has_quorum;
+        (lonely || leaving.elapsed() > LEAVE_TIME_MAX).then_some(Ended::Stopped)
     }
 }
 

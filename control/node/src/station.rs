@@ -1,6 +1,6 @@
 //! The clients of one node's endpoint, and the node as the service below its NBD servers.
 
-use blockdev_engine::{BlockEngine, BlockIo, ReadData, RefusedWhy, WriteData};
+use blockdev_engine::{BlockEngine, BlockIo, LibraryDesk, ReadData, RefusedWhy, WriteData};
 use blockdev_nbd::{
     BlockAnswer, BlockCompletion, BlockErrno as NbdErrno, BlockIo as NbdIo, BlockOperation, BlockService,
     Busy, ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason, VolumeHandle,
@@ -61,6 +61,9 @@ pub(crate) struct Ticket {
     tag: u64,
 }
 
+/// Set in the engine's tags of the library surface; all others are numbers of tickets.
+const LIBRARY: u64 = 1 << 63;
+
 /// The node as seen from its surfaces.
 pub(crate) struct Station {
     /// The transport and its clients.
@@ -73,12 +76,15 @@ pub(crate) struct Station {
     free: Vec<u32>,
     /// Completions that need no round of the engine.
     at_once: VecDeque<(usize, BlockCompletion<ReadData>)>,
+    /// Requests of other threads of this process.
+    pub(crate) library: LibraryDesk,
     /// Openings by surfaces, per volume.
     open: Vec<(VolumeId, usize)>,
 }
 
 impl Station {
     pub(crate) fn new(endpoint: Endpoint<NodeClients>, rows: Arc<ClusterRows>) -> Station {
+        let library = LibraryDesk::new(endpoint.waker());
         Station {
             endpoint,
             rows,
@@ -87,6 +93,7 @@ impl Station {
             tickets: Vec::new(),
             free: Vec::new(),
             at_once: VecDeque::new(),
+            library,
             open: Vec::new(),
         }
     }
@@ -107,7 +114,13 @@ impl Station {
         if let Some(done) = self.at_once.pop_front() {
             return Some(done);
         }
-        let done = self.endpoint.clients().engine.next_completion()?;
+        let done = loop {
+            let done = self.endpoint.clients().engine.next_completion()?;
+            if done.tag & LIBRARY == 0 {
+                break done;
+            }
+            self.library.complete(done.tag as u32, done.result);
+        };
         let Ticket { server, tag } = self.tickets[done.tag as usize];
         self.free.push(done.tag as u32);
         let result = match done.result {
@@ -131,6 +144,13 @@ impl Station {
                 self.tickets.len() as u32 - 1
             }
         }
+    }
+
+    /// Hands requests of other threads to the engine.
+    #[inline]
+    pub(crate) fn poll_library(&mut self) -> usize {
+        let (core, clients) = self.endpoint.parts();
+        self.library.poll(core, &mut clients.engine, |number| LIBRARY | u64::from(number))
     }
 
     fn count_open(&mut self, volume: VolumeId, step: isize) {
