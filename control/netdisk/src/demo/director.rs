@@ -288,5 +288,9 @@ pub(super) fn stage(
     interrupt.check()?;
     let mut cluster = Cluster::start(folders, Director::disk_bytes(&image))?;
     let director = Director::new(&mut cluster, Arc::new(image), span, interrupt, live);
-    director.run(start).map_err(|error| error.context(cluster.logs()))
+    director.run(start).inspect_err(|_| {
+        if interrupt.check().is_ok() {
+            eprintln!("{}", cluster.logs());
+        }
+    })
 }

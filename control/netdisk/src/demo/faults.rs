@@ -68,7 +68,9 @@ impl Faults {
     /// Bytes of the image differ from the input.
     pub(super) fn image(&mut self, bytes: u64, first: u64, through: &str) {
         self.image_bytes_wrong += bytes;
-        self.note(format!("{bytes} bytes of the image, read through {through}, are wrong, the first at {first}"));
+        self.note(format!(
+            "{bytes} bytes of the image, read through {through}, are wrong, the first at {first}"
+        ));
     }
 
     fn note(&mut self, note: String) {

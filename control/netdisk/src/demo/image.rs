@@ -86,7 +86,8 @@ impl Image {
 /// The checkout that the current folder lies in, and its files.
 fn find_sources() -> anyhow::Result<Option<(PathBuf, Vec<PathBuf>)>> {
     let here = std::env::current_dir().context("the current folder is gone")?;
-    let Some(root) = here.ancestors().find(|folder| folder.join("control/netdisk/Cargo.toml").is_file()) else {
+    let Some(root) = here.ancestors().find(|folder| folder.join("control/netdisk/Cargo.toml").is_file())
+    else {
         return Ok(None);
     };
     let listed = Command::new("git")

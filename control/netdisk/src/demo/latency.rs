@@ -94,11 +94,6 @@ impl Latencies {
         now.saturating_duration_since(self.last_answer)
     }
 
-    /// Nothing is owed now: the time until the next answer is no gap.
-    pub(super) fn idle(&mut self, now: Instant) {
-        self.last_answer = now;
-    }
-
     /// Whether the cluster has answered a request that was sent after the node's death.
     pub(super) fn is_restored(&self) -> bool {
         self.failover.restored.is_some()

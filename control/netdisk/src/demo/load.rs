@@ -15,11 +15,7 @@ const DURABLE_EVERY: u64 = 32;
 #[derive(Debug)]
 pub(super) enum LoadRequest {
     /// Blocks from `first` with these bytes.
-    Write {
-        first: BlockNumber,
-        bytes: Vec<u8>,
-        durable: bool,
-    },
+    Write { first: BlockNumber, bytes: Vec<u8>, durable: bool },
     /// As many blocks from `first` as there are floors.
     Read { first: BlockNumber, floors: Vec<Floor> },
 }

@@ -154,12 +154,7 @@ impl Outcome {
         writeln!(
             out,
             "client saw    errors = {}, lost = {}, stale = {}, torn = {}, misplaced = {}, wrong image bytes = {}",
-            faults.errors,
-            faults.lost,
-            faults.stale,
-            faults.torn,
-            faults.misplaced,
-            faults.image_bytes_wrong
+            faults.errors, faults.lost, faults.stale, faults.torn, faults.misplaced, faults.image_bytes_wrong
         )?;
         for note in faults.notes.iter().chain(&self.complaints) {
             writeln!(out, "  ! {note}")?;

@@ -11,6 +11,7 @@ use super::stamp::{BLOCK_BYTES, BlockNumber};
 use anyhow::bail;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Bytes of one read.
@@ -31,7 +32,12 @@ struct Reader<'a> {
     early: Vec<(Cookie, Vec<u8>)>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn over(client: &'a mut NbdClient, interrupt: &'a Interrupt, bytes: Range<u64>) -> Reader<'a> {
+        let (next, end) = (bytes.start, bytes.end);
+        Reader { client, interrupt, next, end, asked: VecDeque::new(), early: Vec::new() }
+    }
+
     /// The next piece in order; `None` at the end.
     fn piece(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         while self.next < self.end && self.asked.len() < DEPTH {
@@ -73,18 +79,10 @@ pub(super) fn read_back(
 ) -> anyhow::Result<(String, u64)> {
     let base = image.padded_length();
     let end = base + load.blocks() * BLOCK_BYTES as u64;
-    let reader = |client, next, end| Reader {
-        client,
-        interrupt,
-        next,
-        end,
-        asked: VecDeque::new(),
-        early: Vec::new(),
-    };
     let mut hash = Sha256::new();
     let (mut wrong, mut first_wrong, mut offset) = (0, 0, 0);
     let mut expected = Vec::new();
-    let mut pieces = reader(&mut client, 0, base);
+    let mut pieces = Reader::over(&mut client, interrupt, 0..base);
     while let Some(bytes) = pieces.piece()? {
         let own = (image.length() - offset).min(bytes.len() as u64) as usize;
         hash.update(&bytes[..own]);
@@ -105,7 +103,7 @@ pub(super) fn read_back(
     if wrong > 0 {
         faults.image(wrong, first_wrong, through);
     }
-    let mut pieces = reader(&mut client, base, end);
+    let mut pieces = Reader::over(&mut client, interrupt, base..end);
     let mut block = 0;
     while let Some(bytes) = pieces.piece()? {
         let count = (bytes.len() / BLOCK_BYTES) as u64;
