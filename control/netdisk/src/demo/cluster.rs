@@ -103,7 +103,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Where a node serves NBD; A does not.
+    /// Where a node serves NBD.
     pub(super) fn nbd_socket(&self, node: NodeNumber) -> &Path {
         &self.nbd[node.index()]
     }
@@ -269,8 +269,8 @@ fn configuration(disk: &Path, disk_bytes: u64, nbd: &[PathBuf; 3]) -> anyhow::Re
     let port_base = free_ports()?;
     let key = format!("{:032x}{:032x}", uuid()?.0, uuid()?.0);
     let pid = std::process::id();
-    let [_, nbd_b, nbd_c] = nbd;
-    let (disk, nbd_b, nbd_c) = (disk.display(), nbd_b.display(), nbd_c.display());
+    let [nbd_a, nbd_b, nbd_c] = nbd.each_ref().map(|path| path.display());
+    let disk = disk.display();
     Ok(format!(
         r#"# Written by `netdisk demo`: A is node 1, B is node 2, C is node 3.
 [cluster]
@@ -311,6 +311,9 @@ size = {disk_bytes}
 primary = {{ node = "A", disk = "shelf" }}
 secondary = {{ node = "B", disk = "shelf" }}
 
+[[nbd]]
+node = "A"
+listen = "unix:{nbd_a}"
 [[nbd]]
 node = "B"
 listen = "unix:{nbd_b}"

@@ -271,21 +271,15 @@ fn carrier(status: Option<&Status>, peer: NodeNumber) -> Option<(u8, String)> {
     Some((rail.rail, rail.kind.clone()))
 }
 
-/// Takes or makes the image, then makes the cluster and directs it.
+/// Makes the cluster and directs it. When it fails, the ends of the nodes' logs are shown.
 pub(super) fn stage(
     folders: &Folders,
-    input: Option<&std::path::Path>,
+    image: Image,
     span: Duration,
     interrupt: &Interrupt,
     live: &mut Live,
 ) -> anyhow::Result<Outcome> {
     let start = Instant::now();
-    let image = match input {
-        Some(path) => Image::given(path)?,
-        None => Image::packed(&folders.file("image"), &folders.file("sources"))?,
-    };
-    live.act(&format!("input: {}, {:.1} MiB", image.what(), image.length() as f64 / f64::from(1 << 20)));
-    interrupt.check()?;
     let mut cluster = Cluster::start(folders, Director::disk_bytes(&image))?;
     let director = Director::new(&mut cluster, Arc::new(image), span, interrupt, live);
     director.run(start).inspect_err(|_| {

@@ -29,6 +29,8 @@ impl Live {
     /// A new act begins: shown at once.
     pub(super) fn act(&mut self, act: &str) {
         self.end_line();
+        // The line about how things stand has its turn later.
+        self.shown = Some(Instant::now());
         self.print(&format!("{:5.1} s  {act}", self.start.elapsed().as_secs_f64()));
         self.end_line();
     }

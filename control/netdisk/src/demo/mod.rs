@@ -28,6 +28,7 @@ mod ustar;
 mod workload;
 
 use folder::Folders;
+use image::Image;
 use interrupt::Interrupt;
 use live::Live;
 use std::path::PathBuf;
@@ -55,14 +56,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::watch()?;
     let mut folders = Folders::create(arguments.keep.as_deref())?;
     let mut live = Live::new();
+    let image = match &arguments.input {
+        Some(path) => Image::given(path)?,
+        None => Image::packed(&folders.file("image"), &folders.file("sources"))?,
+    };
+    live.act(&format!("input: {}, {:.1} MiB", image.what(), image.length() as f64 / f64::from(1 << 20)));
+    interrupt.check()?;
     let span = Duration::from_secs(arguments.seconds);
-    let staged = director::stage(&folders, arguments.input.as_deref(), span, &interrupt, &mut live);
+    let staged = director::stage(&folders, image, span, &interrupt, &mut live);
     drop(live);
     let outcome = match staged {
         Ok(outcome) => outcome,
         Err(error) => {
-            let interrupted = interrupt.check().is_err();
-            if !interrupted {
+            if interrupt.check().is_ok() {
                 eprintln!("netdisk demo: the files of the run are kept in {}", folders.keep().display());
             }
             return Err(error);

@@ -1,0 +1,86 @@
+//! The demo as a person runs it: the program, its processes, its exit code and what it prints.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// A file with content of its own, in a folder that goes when this is dropped.
+struct Input {
+    folder: PathBuf,
+}
+
+impl Input {
+    fn new(name: &str, bytes: &[u8]) -> Input {
+        let folder = std::env::temp_dir().join(format!("netdisk-demo-test-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("input"), bytes).unwrap();
+        Input { folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join("input")
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn demo(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_netdisk")).arg("demo").args(arguments).output().unwrap()
+}
+
+/// Not a multiple of a block, and no two blocks alike.
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect()
+}
+
+// proves: B1 B4 T6
+#[test]
+fn the_demo_loses_no_byte_when_the_primary_is_killed_and_a_rail_is_cut() {
+    let input = Input::new("good", &bytes(300_001));
+    let kept = input.folder.join("kept");
+    let (file, folder) = (input.path(), kept.clone());
+    let seconds = ["--seconds", "3"];
+    let places = ["--input", file.to_str().unwrap(), "--keep", folder.to_str().unwrap()];
+    let output = demo(&[&places[..], &seconds[..]].concat());
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}\n{said}");
+    for part in ["lost = 0", "stale = 0", "errors = 0", "through B", "through C", "verdict       GOOD"] {
+        assert!(told.contains(part), "{part} is missing in:\n{told}\n{said}");
+    }
+    assert!(said.contains("is killed by SIGKILL") && said.contains("is cut"), "{said}");
+    let logs = ["A", "B", "C"].map(|node| {
+        let log = std::fs::read_to_string(kept.join(format!("node-{node}.log"))).unwrap();
+        assert!(!log.contains('\x1b'), "colours in a file:\n{log}");
+        log
+    });
+    assert_eq!(
+        logs.iter().filter(|log| log.contains("stopped")).count(),
+        2,
+        "all but the killed one stop in order"
+    );
+}
+
+#[test]
+fn an_input_that_cannot_be_used_is_named_and_nothing_is_left_behind() {
+    let input = Input::new("empty", b"");
+    let scratch = input.folder.join("tmp");
+    std::fs::create_dir(&scratch).unwrap();
+    for (path, why) in
+        [(input.path(), "empty"), (input.folder.clone(), "not a plain file"), ("gone".into(), "No such")]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_netdisk"))
+            .arg("demo")
+            .arg("--input")
+            .arg(&path)
+            .env("TMPDIR", &scratch)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(said.contains(why) && said.contains(path.to_str().unwrap()), "{said}");
+        assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0, "left behind");
+    }
+}
