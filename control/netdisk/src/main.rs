@@ -7,6 +7,7 @@ mod demo;
 mod disk;
 mod logging;
 mod node;
+mod sim;
 mod status;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +33,8 @@ enum Command {
     Disk(disk::Arguments),
     /// Cut or mend a rail of a running node, to see what happens.
     Rail(cut::Arguments),
+    /// Run simulated clusters under faults and judge them.
+    Sim(sim::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Disk(arguments) => disk::run(&arguments),
         Command::Rail(arguments) => cut::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -249,10 +249,9 @@ impl Node {
         loop {
             let found = self.round();
             self.rounds = self.rounds.wrapping_add(1);
-            if found == 0 || self.rounds.is_multiple_of(ROUNDS_PER_CONTROL) {
-                if let Some(ended) = self.control() {
-                    return Ok(ended);
-                }
+            let control_is_due = found == 0 || self.rounds.is_multiple_of(ROUNDS_PER_CONTROL);
+            if control_is_due && let Some(ended) = self.control() {
+                return Ok(ended);
             }
             if found > 0 {
                 self.station.endpoint.worked();

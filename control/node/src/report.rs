@@ -375,6 +375,11 @@ fn render(status: &Status, out: &mut String) -> std::fmt::Result {
     let (resident, held, budget) =
         (mib(memory.resident_bytes), mib(memory.transport_bytes), mib(memory.budget_bytes));
     writeln!(out, "memory {resident} MiB resident, {held} MiB transport, {budget} MiB budget")?;
+    render_peers(status, out)?;
+    render_disks(status, out)
+}
+
+fn render_peers(status: &Status, out: &mut String) -> std::fmt::Result {
     for peer in &status.peers {
         let (member, reach) = (
             if peer.member { "member" } else { "not a member" },
@@ -405,6 +410,11 @@ fn render(status: &Status, out: &mut String) -> std::fmt::Result {
             peer.leases_held
         )?;
     }
+    Ok(())
+}
+
+fn render_disks(status: &Status, out: &mut String) -> std::fmt::Result {
+    let mib = |bytes: u64| bytes >> 20;
     for disk in &status.virtual_disks {
         let serving = disk.serving.map_or_else(|| "nobody".into(), |node| format!("node {node}"));
         writeln!(

@@ -77,7 +77,7 @@ fn order_holds_whatever_links_messages_take() {
         let mut sent = 0u32;
         pair.until("all have arrived", |pair| {
             while sent < 2000 {
-                let bytes = pattern(if sent % 50 == 0 { 70_000 } else { 100 }, sent as usize);
+                let bytes = pattern(if sent.is_multiple_of(50) { 70_000 } else { 100 }, sent as usize);
                 let core = pair.nodes[0].core();
                 match core.send(
                     NodeId(2),
@@ -147,7 +147,7 @@ fn survives(links: &[&[ProviderKind]], spread: Spread, mut disturb: impl FnMut(&
             if sent == COUNT {
                 break;
             }
-            let bytes = pattern(if sent % 16 == 0 { 20_000 } else { 48 }, sent as usize);
+            let bytes = pattern(if sent.is_multiple_of(16) { 20_000 } else { 48 }, sent as usize);
             let core = pair.nodes[0].core();
             match core.send(NodeId(2), ClientId::USER, &sent.to_le_bytes(), Data::Copy(&bytes), Tag::SILENT) {
                 Ok(()) => {

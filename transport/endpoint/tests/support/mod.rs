@@ -1,6 +1,6 @@
 //! Two or more endpoints of one process, pumped by turns.
 
-#![expect(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
