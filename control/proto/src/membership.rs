@@ -398,12 +398,14 @@ impl Membership {
 
     fn status(&self) -> Status {
         let (view, suspect) = (&self.durable.view, self.times.suspect);
+        // The others hold one that nobody heard for there, for a while; only one that was heard is vouched for.
+        let met = self.peers.iter().filter(|peer| peer.incarnation > Incarnation(0));
         Status {
             epoch: view.epoch,
             incarnation: self.incarnation,
             floor: self.floor,
             leaving: self.leaving,
-            reaches: self.peers.iter().filter_map(|peer| peer.life(self.now, suspect, view)).collect(),
+            reaches: met.filter_map(|peer| peer.life(self.now, suspect, view)).collect(),
             broken: self.broken.clone(),
             mended: self.mended.clone(),
         }

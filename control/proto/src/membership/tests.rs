@@ -164,6 +164,48 @@ fn a_node_that_nobody_talks_to_learns_from_heartbeats_that_its_life_is_over() {
     assert_eq!(out.iter().filter(|output| **output == Output::Removed).count(), 1);
 }
 
+/// Node 1 was killed and came back; it met node 2 at once, but node 3 only after the suspect time. It put node 3 out,
+/// whose clients then waited for the answers to what it had sent in the life that was over.
+#[test]
+fn a_node_that_comes_back_puts_out_no_member_that_it_has_not_met_yet() {
+    let mut machines = trio();
+    settle(&mut machines[1..], Time(20 * MS), [(0, down(1)), (1, down(1))].into());
+    for now in [521, 800] {
+        tick_all(&mut machines[1..], Time(now * MS));
+    }
+    assert_eq!(machines[1].view().members.len(), 2);
+    let (durable, life) = (machines[0].durable.clone(), Incarnation(500));
+    let configured = [1, 2, 3].map(NodeId);
+    machines[0] =
+        Membership::new(NodeId(1), life, &configured, MembershipTimes::default(), durable, Time(900 * MS));
+    meet_all(&mut machines[..2], Time(910 * MS));
+    for now in [1000, 1400, 1500, 2000, 3000] {
+        let told = tick_all(&mut machines, Time(now * MS));
+        assert!(!told.iter().any(|(_, output)| *output == Output::Removed), "{told:?} at {now} ms");
+    }
+    assert!(machines[2].is_member() && !machines[0].is_member());
+    meet_all(&mut machines, Time(3100 * MS));
+    assert!(machines.iter().all(|machine| machine.is_member()), "{:?}", machines[0].view());
+    assert_eq!(machines[2].view().members.len(), 3);
+}
+
+#[test]
+fn two_nodes_that_come_back_go_on_without_a_third_that_does_not() {
+    let mut machines = trio();
+    let configured = [1, 2, 3].map(NodeId);
+    for at in 0..2 {
+        let (node, life) = (machines[at].node, Incarnation(500 + at as u64));
+        let durable = machines[at].durable.clone();
+        let times = MembershipTimes::default();
+        machines[at] = Membership::new(node, life, &configured, times, durable, Time(900 * MS));
+    }
+    meet_all(&mut machines[..2], Time(910 * MS));
+    for now in [1500, 2000] {
+        tick_all(&mut machines[..2], Time(now * MS));
+    }
+    assert!(machines[..2].iter().all(|machine| machine.is_member() && machine.view().members.len() == 2));
+}
+
 #[test]
 fn a_node_that_leaves_is_out_at_once_and_told_so() {
     let mut machines = trio();

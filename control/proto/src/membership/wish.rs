@@ -18,7 +18,7 @@ impl Membership {
     pub(super) fn desired(&self) -> Option<View> {
         let view = &self.durable.view;
         let members = self.clique();
-        if members.len() < self.majority() || !members.contains(&self.me()) {
+        if members.len() < self.majority() || !members.contains(&self.me()) || self.would_intrude(&members) {
             return None;
         }
         let mut departed: Vec<Member> = view.departed.clone();
@@ -34,7 +34,20 @@ impl Membership {
         Some(View { epoch: Epoch(floor.0 + 1), members, departed, broken })
     }
 
-    /// Nodes in which everyone sees everyone, lower ids first.
+    /// Whether this node, not in itself, would put out a member while it reaches another: it may just not have met
+    /// that one yet. Those who are in will put out whom they have lost.
+    fn would_intrude(&self, members: &[Member]) -> bool {
+        let view = &self.durable.view;
+        let reaches_member = || {
+            let mut up = self.peers.iter().filter(|peer| peer.up);
+            up.any(|peer| view.has(Member { node: peer.node, incarnation: peer.incarnation }))
+        };
+        let lost = |member: &Member| !members.iter().any(|stays| stays.node == member.node);
+        !view.has(self.me()) && view.members.iter().any(lost) && reaches_member()
+    }
+
+    /// Nodes in which everyone sees everyone: first those who are in, then those who join, each by rising id. One
+    /// that joins and has not met all of them yet waits, and does not take anybody's place.
     fn clique(&self) -> Vec<Member> {
         let (view, suspect) = (&self.durable.view, self.times.suspect);
         let others = self.peers.iter().filter_map(|peer| {
@@ -45,19 +58,23 @@ impl Membership {
         });
         let mut lives: Vec<Member> = others.chain((!self.leaving).then_some(self.me())).collect();
         lives.retain(|member| !view.departed(*member));
-        lives.sort();
+        lives.sort_by_key(|life| (!view.has(*life), *life));
         let mut members: Vec<Member> = Vec::new();
         for life in lives {
             if members.iter().all(|other| self.sees(*other, life) && self.sees(life, *other)) {
                 members.push(life);
             }
         }
+        members.sort();
         members
     }
 
     /// Whether one sees the other, as far as known; one that has not spoken yet is given the benefit of the
-    /// doubt.
+    /// doubt. This node, while it is not in, sees whom it reaches.
     fn sees(&self, one: Member, other: Member) -> bool {
+        if one == self.me() && !self.durable.view.has(one) {
+            return self.peers.iter().any(|peer| peer.node == other.node && peer.up);
+        }
         let watch = self.peers.iter().find(|peer| peer.node == one.node);
         watch.and_then(|peer| peer.sees(other)).unwrap_or(true)
     }
