@@ -8,6 +8,7 @@ use crate::admin::{Admin, AdminRefusal, Asked, Request, refusal};
 use crate::config::{Config, ConfigFaults};
 use crate::disks::{DiskStartRefusal, open_disks};
 use crate::membership::{Decision, MembershipClient, Votes, VotesRefusal};
+use crate::memory::{BudgetTooSmall, slab_layout};
 use crate::monitor::{Monitor, MonitorRefusal};
 use crate::plan::peer_plans;
 use crate::report;
@@ -54,6 +55,8 @@ impl NodeOptions {
 pub enum NodeRefusal {
     /// The configuration does not fit this node.
     Config(ConfigFaults),
+    /// The memory budget does not suffice.
+    Memory(BudgetTooSmall),
     /// A disk cannot be used.
     Disk(DiskStartRefusal),
     /// A disk cannot be watched.
@@ -102,6 +105,7 @@ macro_rules! from {
 
 from! {
     Config: ConfigFaults,
+    Memory: BudgetTooSmall,
     Disk: DiskStartRefusal,
     Attach: DiskRefusal,
     Votes: VotesRefusal,
@@ -159,6 +163,7 @@ impl Node {
     pub fn start(options: NodeOptions) -> Result<Node, NodeRefusal> {
         options.config.node(options.id)?;
         let rows = Arc::new(options.config.rows.clone());
+        let layout = slab_layout(&rows, options.id)?;
         let disks = open_disks(&rows, options.id)?;
         let state = &options.state;
         std::fs::create_dir_all(state).map_err(|error| VotesRefusal::System(state.clone(), error))?;
@@ -171,6 +176,8 @@ impl Node {
         };
         let mut config = EndpointConfig::new(options.id, life, options.config.key.clone());
         config.spin = options.spin;
+        (config.local_memory, config.shm) = (layout, layout);
+        (config.tcp.receive, config.tcp.reserve) = (layout, layout);
         let mut endpoint = Endpoint::new(config, clients)?;
         let registry = endpoint.registry().try_clone()?;
         for (number, (id, volume, backing)) in disks.into_iter().enumerate() {
@@ -441,7 +448,9 @@ impl Node {
             rows: self.rows.clone(),
         };
         let (core, clients) = self.station.endpoint.parts();
-        core.configure(view.epoch, &members);
+        let departed: Vec<(NodeId, Incarnation)> =
+            view.departed.iter().map(|gone| (gone.node, gone.incarnation)).collect();
+        core.configure_lives(view.epoch, &members, &departed);
         clients.engine.members(&members);
         for mapping in cluster.mappings() {
             if let Err(fault) = clients.engine.mapping(core, &mapping) {

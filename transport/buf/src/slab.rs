@@ -55,6 +55,24 @@ impl SlabLayout {
         rising && pages && (1..=1 << 20).contains(&self.chunks()) && self.region_bytes() < 1 << 40
     }
 
+    /// The default layout, shrunk in proportion so that its region fits into `bytes`; never larger than the default.
+    /// `None` if not even two of the largest chunks, and a few of each other class, fit (about 3.3 MiB).
+    pub fn within(bytes: usize) -> Option<SlabLayout> {
+        let mut layout = SlabLayout::default();
+        let full = layout.region_bytes();
+        const LEAST: [u32; CLASSES_MAX] = [64, 8, 2, 2];
+        for ((_, count), least) in layout.classes.iter_mut().zip(LEAST) {
+            let share = *count as usize * bytes.min(full) / full;
+            *count = (share as u32).max(least);
+        }
+        if layout.region_bytes() > bytes {
+            for ((_, count), least) in layout.classes.iter_mut().zip(LEAST) {
+                *count = least;
+            }
+        }
+        (layout.region_bytes() <= bytes).then_some(layout)
+    }
+
     /// Chunks of all classes.
     pub fn chunks(&self) -> usize {
         self.classes.iter().map(|(_, count)| *count as usize).sum()
@@ -368,5 +386,16 @@ mod tests {
         assert!(SlabLayout::default().is_valid());
         assert!(!SlabLayout { classes: [(4095, 1), (0, 0), (0, 0), (0, 0)] }.is_valid());
         assert!(!SlabLayout { classes: [(0, 0); 4] }.is_valid());
+    }
+
+    #[test]
+    fn a_layout_within_a_budget_fits_into_it_and_still_holds_the_largest_transfer() {
+        for mib in 4..40 {
+            let layout = SlabLayout::within(mib << 20).unwrap();
+            assert!(layout.region_bytes() <= mib << 20 && layout.is_valid(), "{mib} MiB");
+            assert_eq!(layout.chunk_bytes_max(), 1 << 20);
+        }
+        assert_eq!(SlabLayout::within(100 << 20), Some(SlabLayout::default()));
+        assert_eq!(SlabLayout::within(2 << 20), None);
     }
 }
