@@ -9,10 +9,10 @@ use super::image::Image;
 use super::interrupt::Interrupt;
 use super::live::Live;
 use super::load::Load;
-use super::outcome::{Counts, ImageRow, Outcome, PhaseRow};
+use super::outcome::{Counts, ImageRow, Outcome, PhaseRow, ReadBack};
 use super::read_back::read_back;
 use super::stamp::BLOCK_BYTES;
-use super::workload::{Progress, Wire, Worked, Workload};
+use super::workload::{Cues, Progress, Worked, Workload};
 use anyhow::{Context, bail, ensure};
 use control_node::report::Status;
 use std::sync::Arc;
@@ -31,13 +31,13 @@ const STATUS_EVERY: Duration = Duration::from_millis(100);
 
 /// The clients' thread; dropping it ends the thread.
 struct Clients {
-    wire: Arc<Wire>,
+    cues: Arc<Cues>,
     thread: Option<JoinHandle<anyhow::Result<Worked>>>,
 }
 
 impl Drop for Clients {
     fn drop(&mut self) {
-        self.wire.abandon.store(true, Ordering::Relaxed);
+        self.cues.abandon.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             // Its error is of no interest to whoever drops it.
             let _ = thread.join();
@@ -99,7 +99,7 @@ impl<'a> Director<'a> {
             complaints.push("no request that was sent after the kill was answered".to_owned());
         }
         Ok(Outcome {
-            seconds: super::outcome::seconds(start.elapsed()),
+            seconds: start.elapsed().as_secs_f64(),
             killed: harm.killed.letter(),
             served_after: harm.killed.twin().letter(),
             rail_cut: harm.rail_cut,
@@ -125,12 +125,12 @@ impl<'a> Director<'a> {
         let needed = Director::disk_bytes(&self.image);
         ensure!(both[0].size_bytes() >= needed, "the export has {} bytes only", both[0].size_bytes());
         let run = crate::disk::uuid()?.0 as u64;
-        let wire = Arc::new(Wire::default());
+        let cues = Arc::new(Cues::default());
         let load = Load::new(run, LOAD_BLOCKS);
         let workload =
-            Workload::new(both, C.letter().to_string(), self.image.clone(), load, self.span, wire.clone());
+            Workload::new(both, C.letter().to_string(), self.image.clone(), load, self.span, cues.clone());
         let thread = std::thread::Builder::new().name("demo-clients".into()).spawn(move || workload.run())?;
-        Ok(Clients { wire, thread: Some(thread) })
+        Ok(Clients { cues, thread: Some(thread) })
     }
 
     // --- harm ---
@@ -142,9 +142,9 @@ impl<'a> Director<'a> {
         let (victim, counts) = self.choose_victim(clients)?;
         self.live.act(&format!("{} is killed by SIGKILL", victim.letter()));
         // Setting them cannot fail: they are set here only.
-        let _ = clients.wire.killed.set(Instant::now());
+        let _ = clients.cues.killed.set(Instant::now());
         self.cluster.kill(victim)?;
-        let _ = clients.wire.dead.set(Instant::now());
+        let _ = clients.cues.dead.set(Instant::now());
         let survivor = victim.twin();
         self.watch(clients, "the other node serves", |progress, status| {
             progress.restored && status.is_some_and(|status| serving(status) == Some(survivor))
@@ -193,7 +193,7 @@ impl<'a> Director<'a> {
         loop {
             self.interrupt.check()?;
             self.look()?;
-            let progress = clients.wire.progress();
+            let progress = clients.cues.progress();
             self.live.show(&progress, self.image.length(), self.status.as_ref());
             if condition(&progress, self.status.as_ref()) {
                 return Ok(());
@@ -229,7 +229,7 @@ impl<'a> Director<'a> {
     // --- end ---
 
     fn finish_clients(&mut self, mut clients: Clients) -> anyhow::Result<Worked> {
-        clients.wire.may_end.store(true, Ordering::Relaxed);
+        clients.cues.may_end.store(true, Ordering::Relaxed);
         self.watch(&clients, "the end of the load", |_, _| false)?;
         let thread = clients.thread.take().context("the clients' thread is joined once")?;
         match thread.join() {
@@ -250,7 +250,7 @@ impl<'a> Director<'a> {
             let (checksum, bytes) =
                 read_back(client, &letter.to_string(), &self.image, load, faults, self.interrupt)
                     .with_context(|| format!("reading back through {letter}"))?;
-            rows.push((letter, checksum));
+            rows.push(ReadBack { through: letter, checksum });
             total += bytes;
         }
         let image = ImageRow {

@@ -193,3 +193,53 @@ fn tool(name: &str) -> Command {
 fn runs(command: &mut Command) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that goes when this is dropped.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let folder = std::env::temp_dir().join(format!("netdisk-image-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(folder.join("staging")).unwrap();
+            Scratch(folder)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn pieces_cover_the_file_and_the_last_is_padded_with_zeroes() {
+        let scratch = Scratch::new("pieces");
+        let path = scratch.0.join("input");
+        let bytes: Vec<u8> = (0..1_000_003_u32).map(|index| (index % 251 + 1) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let image = Image::given(&path).unwrap();
+        let (mut read, mut offset, mut chunk) = (Vec::new(), 0, Vec::new());
+        while offset < image.padded_length() {
+            let own = image.read_at(offset, &mut chunk).unwrap();
+            assert!(chunk.len().is_multiple_of(BLOCK_BYTES) && !chunk.is_empty());
+            assert!(chunk[own..].iter().all(|byte| *byte == 0));
+            read.extend_from_slice(&chunk[..own]);
+            offset += chunk.len() as u64;
+        }
+        assert!(read == bytes && offset == image.padded_length());
+    }
+
+    #[test]
+    fn without_any_tool_the_files_become_a_tar_archive() {
+        let scratch = Scratch::new("tar");
+        std::fs::write(scratch.0.join("staging/one"), b"first").unwrap();
+        let target = scratch.0.join("image");
+        make_tar(&scratch.0.join("staging"), &["one".into()], &target).unwrap();
+        let archive = std::fs::read(&target).unwrap();
+        assert!(archive.starts_with(b"one\0") && archive[512..].starts_with(b"first\0"));
+    }
+}

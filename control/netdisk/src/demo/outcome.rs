@@ -6,7 +6,6 @@ use bench_harness::Table;
 use control_node::report::Status;
 use serde::Serialize;
 use std::fmt::Write;
-use std::time::Duration;
 
 /// Latencies of one phase. Microseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -48,8 +47,16 @@ pub(super) struct ImageRow {
     pub(super) bytes: u64,
     /// SHA-256 of what was sent.
     pub(super) sent: String,
-    /// Node and SHA-256 of what was read through it.
-    pub(super) read_back: Vec<(char, String)>,
+    /// What came back.
+    pub(super) read_back: Vec<ReadBack>,
+}
+
+/// The image as it was read back through one node.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ReadBack {
+    pub(super) through: char,
+    /// SHA-256.
+    pub(super) checksum: String,
 }
 
 /// What the nodes counted.
@@ -97,7 +104,7 @@ pub(super) struct Outcome {
 impl Outcome {
     /// Whether every byte matches and nothing failed.
     pub(super) fn is_good(&self) -> bool {
-        let matches = self.image.read_back.iter().all(|(_, checksum)| *checksum == self.image.sent);
+        let matches = self.image.read_back.iter().all(|read| read.checksum == self.image.sent);
         matches && self.image.read_back.len() == 2 && self.faults.is_clean() && self.complaints.is_empty()
     }
 
@@ -140,9 +147,9 @@ impl Outcome {
         let image = &self.image;
         writeln!(out, "image         {:.1} MiB, {}", mib(image.bytes), image.what)?;
         writeln!(out, "  sent        sha256 {}", image.sent)?;
-        for (node, checksum) in &image.read_back {
+        for ReadBack { through, checksum } in &image.read_back {
             let same = if *checksum == image.sent { "the same" } else { "DIFFERENT" };
-            writeln!(out, "  through {node}   sha256 {}… {same}", &checksum[..16.min(checksum.len())])?;
+            writeln!(out, "  through {through}   sha256 {}… {same}", &checksum[..16.min(checksum.len())])?;
         }
         let counts = &self.counts;
         writeln!(
@@ -159,10 +166,14 @@ impl Outcome {
         for note in faults.notes.iter().chain(&self.complaints) {
             writeln!(out, "  ! {note}")?;
         }
+        let pause = self.phases.iter().map(|row| row.longest_gap_us).fold(0.0, f64::max);
+        let pause = time(pause);
         let verdict = if self.is_good() {
-            "GOOD: every byte is where it belongs; a node and a rail died, and the clients saw a pause"
+            format!(
+                "GOOD: every byte is where it belongs; a node and a rail died, and clients saw a pause of {pause}"
+            )
         } else {
-            "BAD: see above"
+            "BAD: see above".to_owned()
         };
         writeln!(out, "verdict       {verdict} ({:.1} s)", self.seconds)
     }
@@ -183,21 +194,20 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Seconds of a span, for the outcome.
-pub(super) fn seconds(span: Duration) -> f64 {
-    span.as_secs_f64()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(through: char, checksum: &str) -> ReadBack {
+        ReadBack { through, checksum: checksum.repeat(32) }
+    }
 
     fn outcome() -> Outcome {
         let image = ImageRow {
             what: "a file".into(),
             bytes: 1 << 20,
             sent: "aa".repeat(32),
-            read_back: vec![('B', "aa".repeat(32)), ('C', "aa".repeat(32))],
+            read_back: vec![read('B', "aa"), read('C', "aa")],
         };
         Outcome {
             seconds: 1.0,
@@ -218,10 +228,10 @@ mod tests {
     fn only_a_run_without_any_fault_is_good() {
         assert!(outcome().is_good());
         assert!(outcome().text().contains("lost = 0"));
-        let different = vec![('B', "aa".repeat(32)), ('C', "bb".repeat(32))];
+        let different = vec![read('B', "aa"), read('C', "bb")];
         let image = ImageRow { read_back: different, ..outcome().image };
         assert!(!Outcome { image, ..outcome() }.is_good());
-        let once = ImageRow { read_back: vec![('B', "aa".repeat(32))], ..outcome().image };
+        let once = ImageRow { read_back: vec![read('B', "aa")], ..outcome().image };
         assert!(!Outcome { image: once, ..outcome() }.is_good(), "both nodes must be read through");
         let lost = Faults { lost: 1, ..Faults::default() };
         assert!(!Outcome { faults: lost, ..outcome() }.is_good());

@@ -44,7 +44,7 @@ pub(super) struct Progress {
 
 /// What the clients' thread and the director tell each other.
 #[derive(Default)]
-pub(super) struct Wire {
+pub(super) struct Cues {
     /// Set just before the kill.
     pub(super) killed: OnceLock<Instant>,
     /// Set when the node is dead.
@@ -56,7 +56,7 @@ pub(super) struct Wire {
     progress: Mutex<Progress>,
 }
 
-impl Wire {
+impl Cues {
     /// The latest report.
     pub(super) fn progress(&self) -> Progress {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -79,7 +79,7 @@ pub(super) struct Worked {
 
 /// The clients while they work.
 pub(super) struct Workload {
-    wire: Arc<Wire>,
+    cues: Arc<Cues>,
     image: Arc<Image>,
     through: String,
     span: Duration,
@@ -105,12 +105,12 @@ impl Workload {
         image: Arc<Image>,
         load: Load,
         span: Duration,
-        wire: Arc<Wire>,
+        cues: Arc<Cues>,
     ) -> Workload {
         let [image_client, load_client] = clients;
         let start = Instant::now();
         Workload {
-            wire,
+            cues,
             image,
             through,
             span,
@@ -133,7 +133,7 @@ impl Workload {
     pub(super) fn run(mut self) -> anyhow::Result<Worked> {
         let mut reported = self.start;
         loop {
-            if self.wire.abandon.load(Ordering::Relaxed) {
+            if self.cues.abandon.load(Ordering::Relaxed) {
                 bail!("abandoned");
             }
             let now = Instant::now();
@@ -153,7 +153,7 @@ impl Workload {
             if now.saturating_duration_since(reported) > REPORT_EVERY {
                 reported = now;
                 self.progress.median_ns = self.latencies.recent_median_ns();
-                self.wire.report(self.progress);
+                self.cues.report(self.progress);
             }
             NbdClient::wait(&[&self.image_client, &self.load_client], SLEEP_MAX)?;
         }
@@ -163,7 +163,7 @@ impl Workload {
     fn is_ending(&self, now: Instant) -> bool {
         self.image_sent >= self.image.padded_length()
             && now.saturating_duration_since(self.start) >= self.span
-            && self.wire.may_end.load(Ordering::Relaxed)
+            && self.cues.may_end.load(Ordering::Relaxed)
     }
 
     fn under_way(&self) -> usize {
@@ -208,7 +208,7 @@ impl Workload {
     fn take_answers(&mut self) -> anyhow::Result<()> {
         let image_answers = self.image_client.turn()?;
         let load_answers = self.load_client.turn()?;
-        self.latencies.killed(self.wire.killed.get().copied(), self.wire.dead.get().copied());
+        self.latencies.killed(self.cues.killed.get().copied(), self.cues.dead.get().copied());
         let now = Instant::now();
         for answer in image_answers {
             let (sent, bytes) = self.chunks.remove(&answer.cookie).context("an answer to nothing")?;
@@ -259,14 +259,14 @@ impl Workload {
                     self.faults.error("a flush", errno);
                 }
             }
-            if Instant::now() > deadline || self.wire.abandon.load(Ordering::Relaxed) {
+            if Instant::now() > deadline || self.cues.abandon.load(Ordering::Relaxed) {
                 bail!("a flush was not answered");
             }
             NbdClient::wait(&[&self.image_client], SLEEP_MAX)?;
         }
         self.image_client.close()?;
         self.load_client.close()?;
-        self.wire.report(self.progress);
+        self.cues.report(self.progress);
         Ok(Worked {
             load: self.load,
             latencies: self.latencies,
