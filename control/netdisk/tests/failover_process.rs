@@ -1,13 +1,14 @@
 //! The node that serves the disk is killed, paused and brought back while clients of another node use it.
 
 use fixtures_lab::{Cluster, ClusterPlan, Load, Program};
+use std::ops::Range;
 use std::time::Duration;
 
 const NETDISK: &str = env!("CARGO_BIN_EXE_netdisk");
 /// The node without a disk.
 const FAR: u16 = 3;
 const WORKERS: u64 = 4;
-const BLOCKS: u64 = 2048;
+const BLOCKS: Range<u64> = 0..2048;
 
 fn cluster() -> Cluster {
     Cluster::start(NETDISK, ClusterPlan::default())
