@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,6 +93,8 @@ impl Desk {
 pub enum AdminRefusal {
     /// A live process answers at the path.
     InUse(PathBuf),
+    /// Something that is no socket is at the path; it is not replaced.
+    NotASocket(PathBuf),
     /// The system refused.
     System(PathBuf, io::Error),
 }
@@ -101,6 +104,13 @@ impl fmt::Display for AdminRefusal {
         match self {
             AdminRefusal::InUse(path) => {
                 write!(f, "admin socket {} is in use: this node is running already", path.display())
+            }
+            AdminRefusal::NotASocket(path) => {
+                write!(
+                    f,
+                    "{} is there and no socket: move it away, or choose another with --socket",
+                    path.display()
+                )
             }
             AdminRefusal::System(path, _) => {
                 write!(f, "cannot open admin socket {}: choose another with --socket", path.display())
@@ -112,7 +122,7 @@ impl fmt::Display for AdminRefusal {
 impl std::error::Error for AdminRefusal {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            AdminRefusal::InUse(_) => None,
+            AdminRefusal::InUse(_) | AdminRefusal::NotASocket(_) => None,
             AdminRefusal::System(_, source) => Some(source),
         }
     }
@@ -138,8 +148,10 @@ impl Admin {
         if UnixStream::connect(path).is_ok() {
             return Err(AdminRefusal::InUse(path.to_path_buf()));
         }
-        if path.exists() {
-            std::fs::remove_file(path).map_err(refused)?;
+        match std::fs::symlink_metadata(path) {
+            Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path).map_err(refused)?,
+            Ok(_) => return Err(AdminRefusal::NotASocket(path.to_path_buf())),
+            Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(refused)?;
         let desk = Arc::new(Desk { asked: Mutex::default(), any: AtomicBool::new(false), waker });

@@ -30,6 +30,9 @@ pub struct Status {
     pub quorum: bool,
     /// Memory.
     pub memory: Memory,
+    /// Connections refused because the other end is no member of the cluster, or could not prove it.
+    #[serde(default)]
+    pub handshakes_refused: u64,
     /// All other nodes.
     pub peers: Vec<Peer>,
     /// Disks attached here.
@@ -235,6 +238,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
             transport_bytes: transport.memory_bytes as u64,
             budget_bytes: rows.memory_budget_bytes,
         },
+        handshakes_refused: transport.handshakes_refused,
         failovers: failovers.collect(),
         peers: peers(&transport, &reports),
         disks: disks(&rows, &engine),
@@ -375,6 +379,9 @@ fn render(status: &Status, out: &mut String) -> std::fmt::Result {
     let (resident, held, budget) =
         (mib(memory.resident_bytes), mib(memory.transport_bytes), mib(memory.budget_bytes));
     writeln!(out, "memory {resident} MiB resident, {held} MiB transport, {budget} MiB budget")?;
+    if status.handshakes_refused > 0 {
+        writeln!(out, "{} connections of strangers refused", status.handshakes_refused)?;
+    }
     render_peers(status, out)?;
     render_disks(status, out)
 }
