@@ -423,8 +423,8 @@ impl<R: Rules> Master<R> {
         self.store_said(now, volume, actions, |gate| gate.persisted(epoch));
     }
 
-    /// The store could not give ownership or persist a number. The path is reported broken; ownership is given up,
-    /// so that another node can serve, and asked for again after a while in case none does.
+    /// The store could not give ownership or persist a number. The path is reported broken, if there is another;
+    /// ownership is given up, so that another node can serve, and asked for again after a while in case none does.
     pub fn store_failed(
         &mut self,
         now: Time,
@@ -435,7 +435,10 @@ impl<R: Rules> Master<R> {
         let _ = errno;
         let Some(index) = self.volumes.find(volume) else { return };
         let Some(step) = self.volumes[index].gate.failed() else { return };
-        self.report_path_broken(index, actions);
+        // The last sound path is not reported: nobody would serve then, and nobody would ask the store again.
+        if self.volumes[index].mapping.usable_candidates() >= 2 {
+            self.report_path_broken(index, actions);
+        }
         self.do_step(index, step, actions);
         self.step_gate(now, index, actions);
     }

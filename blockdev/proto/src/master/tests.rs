@@ -280,6 +280,22 @@ fn a_store_that_cannot_be_owned_is_reported_and_asked_again_after_a_while() {
     assert_eq!(rig.taken(5), [opened(5)]);
 }
 
+// proves: B3 B4
+#[test]
+fn the_last_sound_path_is_asked_again_after_a_while_and_not_reported_broken() {
+    let mut last = row(5, Some(HERE));
+    last.candidates[1] = None;
+    let mut rig = Rig::new();
+    rig.mapping(last);
+    assert_eq!(rig.failed(), [release()], "reported, the virtual disk would be served by nobody for ever");
+    rig.released();
+    let mut actions = Vec::new();
+    rig.master.timer(rig.master.next_deadline(), &mut actions);
+    assert_eq!(actions, [take()]);
+    assert_eq!(rig.taken(0), [persist(5)]);
+    assert_eq!(rig.persisted(5), [opened(5)]);
+}
+
 // proves: B5 T10
 #[test]
 fn a_copy_of_a_request_never_runs_twice_and_gets_the_true_answer() {
