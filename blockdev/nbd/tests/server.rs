@@ -9,7 +9,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockdev_nbd::codec::Command;
 use blockdev_nbd::connection::{ConnectionLimits, EndReason};
@@ -34,6 +34,32 @@ fn what_one_client_writes_another_reads() {
     reader.request(Command::Read, 2, 512, 40_960);
     settle(&mut reactor);
     assert_eq!(reader.data(), Some((2, payload)));
+}
+
+// proves: T2 B13
+#[test]
+fn a_client_that_takes_no_replies_does_not_keep_the_memory_that_others_need() {
+    let (mut reactor, path) = reactor("stopped", ConnectionLimits::default());
+    let mut stopped = Client::open(&mut reactor, &path);
+    stopped.write(0, 0, &[0x5a; 64 << 10]);
+    settle(&mut reactor);
+    assert_eq!(stopped.acknowledged(), Some(0));
+    for cookie in 1..=100 {
+        stopped.request(Command::Read, cookie, 0, 64 << 10);
+    }
+    settle(&mut reactor);
+    assert!(reactor.service.lent() > 0, "more than a socket holds, or this proves nothing");
+    let started = Instant::now();
+    while reactor.service.lent() > 0 {
+        assert!(started.elapsed() < Duration::from_secs(30), "{} leases are kept", reactor.service.lent());
+        settle(&mut reactor);
+    }
+    for cookie in 1..=100 {
+        settle(&mut reactor);
+        stopped.receive();
+        settle(&mut reactor);
+        assert_eq!(stopped.data(), Some((cookie, vec![0x5a; 64 << 10])), "what waited is whole");
+    }
 }
 
 // proves: B5

@@ -89,6 +89,16 @@ impl<R: AsRef<[u8]>> Outbox<R> {
         count
     }
 
+    /// Gives back what the service has lent; copies wait in its place. For a client that takes its bytes slowly
+    /// or not at all: memory of the service would be missing elsewhere.
+    pub fn detach(&mut self) {
+        for segment in &mut self.segments {
+            if let Segment::Payload(data) = segment {
+                *segment = Segment::Bytes(data.as_ref().to_vec());
+            }
+        }
+    }
+
     /// The socket took the first `count` bytes: forget them and return the leases that are fully written.
     pub fn written(&mut self, count: usize) {
         self.bytes -= count as u64;

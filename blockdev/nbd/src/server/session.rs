@@ -1,7 +1,7 @@
 //! One client: its socket, its bytes, its connection machine, and the way between them and the service.
 
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::stream::{Arrival, Stream};
 use crate::codec::{Command, OptionHeader, Request, option_number};
@@ -22,6 +22,9 @@ const BULK_INPUT_BYTES: usize = 1 << 10;
 
 /// Reads of one session before the next has its turn.
 const READS_PER_TURN: u32 = 16;
+
+/// After so long without an empty outbox, what waits there gives the service's memory back.
+const LENT_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// Slices of one vectored write: header and data of 32 replies.
 const SLICES_MAX: usize = 64;
@@ -50,6 +53,8 @@ pub(super) struct Session<S: BlockService> {
     died: Option<Moment>,
     pub(super) accepted_at: Instant,
     pub(super) peer: String,
+    /// Since when the socket has not taken all that there was to say.
+    behind_since: Option<Instant>,
     /// The reactor's registry tells when the socket takes bytes again.
     pub(super) watches_writes: bool,
 }
@@ -73,6 +78,7 @@ impl<S: BlockService> Session<S> {
             died: None,
             accepted_at: Instant::now(),
             peer,
+            behind_since: None,
             watches_writes: false,
         }
     }
@@ -253,13 +259,19 @@ impl<S: BlockService> Session<S> {
                     moved = true;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.behind_since.get_or_insert_with(Instant::now).elapsed() > LENT_TIME_MAX {
+                        outbox.detach();
+                    }
+                    return moved;
+                }
                 Err(error) => {
                     self.connection.lost(EndReason::SocketFailed(error.kind()));
                     return true;
                 }
             }
         }
+        self.behind_since = None;
         moved
     }
 
