@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A file with content of its own, in a folder that goes when this is dropped.
 struct Input {
@@ -91,5 +92,37 @@ fn an_input_that_cannot_be_used_is_named_and_nothing_is_left_behind() {
         assert!(!output.status.success());
         assert!(said.contains(why) && said.contains(path.to_str().unwrap()), "{said}");
         assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0, "left behind");
+    }
+}
+
+#[test]
+fn one_byte_changed_on_the_disk_behind_the_nodes_is_found_and_told() {
+    let input = Input::new("tampered", &bytes(300_001));
+    let kept = input.folder.join("kept");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_netdisk"))
+        .args(["demo", "--seconds", "2", "--input"])
+        .arg(input.path())
+        .arg("--keep")
+        .arg(&kept)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = Vec::new();
+    for line in BufReader::new(demo.stderr.take().unwrap()).lines() {
+        said.push(line.unwrap());
+        if said.last().unwrap().contains("is killed by SIGKILL") {
+            // Half of the image is on the disk, so its beginning is written and will not be written again.
+            let mut disk = std::fs::OpenOptions::new().write(true).open(kept.join("shelf.img")).unwrap();
+            disk.write_all(&[!bytes(1)[0]]).unwrap();
+            disk.sync_all().unwrap();
+        }
+    }
+    let mut told = String::new();
+    demo.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    let said = said.join("\n");
+    assert_eq!(demo.wait().unwrap().code(), Some(1), "{told}\n{said}");
+    for part in ["1 bytes of the image, read through B, are wrong, the first at 0", "DIFFERENT", "BAD"] {
+        assert!(told.contains(part), "{part} is missing in:\n{told}\n{said}");
     }
 }

@@ -160,7 +160,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Asks all nodes that run to stop, by SIGTERM, and waits for them. Complaints about those that end badly.
+    /// Asks all nodes that run to stop, by SIGTERM, and waits for them. Complaints about those that end
+    /// badly.
     pub(super) fn stop(&mut self, interrupt: &Interrupt) -> anyhow::Result<Vec<String>> {
         let mut complaints = Vec::new();
         for process in self.nodes.iter().filter(|process| process.ended.is_none()) {

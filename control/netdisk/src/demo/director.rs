@@ -1,5 +1,5 @@
-//! The course of the demo: who does what, when, and what must be true before it goes on. Nothing here waits for time
-//! to pass; every step waits for a condition, with a deadline.
+//! The course of the demo: who does what, when, and what must be true before it goes on. Nothing here waits
+//! for time to pass; every step waits for a condition, with a deadline.
 
 use super::client::NbdClient;
 use super::cluster::{C, Cluster, EXPORT, NODES, NodeNumber, WAIT_MAX, is_ready, rails_up, serving};
@@ -167,8 +167,8 @@ impl<'a> Director<'a> {
         Ok(Harm { killed: victim, rail_cut, counts })
     }
 
-    /// Waits until everybody is a member, so that a majority remains, and takes who serves at that moment: A, unless
-    /// the machine was so slow that A was taken for dead before.
+    /// Waits until everybody is a member, so that a majority remains, and takes who serves at that moment: A,
+    /// unless the machine was so slow that A was taken for dead before.
     fn choose_victim(&mut self, clients: &Clients) -> anyhow::Result<(NodeNumber, Counts)> {
         self.watch(clients, "three members and a served disk", |_, status| {
             status.is_some_and(|status| status.members.len() == NODES.len() && serving(status).is_some())

@@ -1,8 +1,8 @@
 //! Which versions each block of the load may hold: the model that every read is checked against.
 //!
-//! Versions of a block are numbered in the order of their writes, of which one is under way at a time. A read may
-//! return any version from the newest that was acknowledged, or seen by a finished read, when it was sent, up to the
-//! newest that was sent when it came back. That is linearizability of one block.
+//! Versions of a block are numbered in the order of their writes, of which one is under way at a time. A read
+//! may return any version from the newest that was acknowledged, or seen by a finished read, when it was
+//! sent, up to the newest that was sent when it came back. That is linearizability of one block.
 
 use super::stamp::{BlockNumber, Version};
 use std::fmt;

@@ -50,10 +50,14 @@ impl Live {
         let percent = 100 * progress.image_bytes / image_bytes.max(1);
         let (up, all) = status.map_or((0, 0), rails_up);
         let server = status.and_then(serving).map_or('?', super::cluster::NodeNumber::letter);
+        let median = match progress.median_ns {
+            0 => "no answer".to_owned(),
+            nanos => format!("p50 {:.2} ms", nanos as f64 / 1e6),
+        };
         self.print(&format!(
-            "{:5.1} s  {rate:7.1} MiB/s  p50 {:6.2} ms  rails {up}/{all} up  {server} serves  image {percent:3} %",
+            "{:5.1} s  {rate:6.1} MiB/s  {median:<11}  rails {up}/{all} up  {server} serves  \
+             image {percent:3} %",
             self.start.elapsed().as_secs_f64(),
-            progress.median_ns as f64 / 1e6,
         ));
     }
 

@@ -1,4 +1,5 @@
-//! The load against a disk in memory: it finds nothing wrong with a good one, and every kind of wrong with a bad one.
+//! The load against a disk in memory: it finds nothing wrong with a good one, and every kind of wrong with a
+//! bad one.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! `netdisk demo`: three nodes on this machine, a virtual disk, real bytes, a killed master, a cut rail; and at the end
-//! every byte is compared.
+//! `netdisk demo`: three nodes on this machine, a virtual disk, real bytes, a killed master, a cut rail; and
+//! at the end every byte is compared.
 //!
 //! ```text
 //! director ── cluster      three processes of this program, killed with it

@@ -160,7 +160,8 @@ impl Outcome {
         let faults = &self.faults;
         writeln!(
             out,
-            "client saw    errors = {}, lost = {}, stale = {}, torn = {}, misplaced = {}, wrong image bytes = {}",
+            "client saw    errors = {}, lost = {}, stale = {}, torn = {}, misplaced = {}, \
+             wrong image bytes = {}",
             faults.errors, faults.lost, faults.stale, faults.torn, faults.misplaced, faults.image_bytes_wrong
         )?;
         for note in faults.notes.iter().chain(&self.complaints) {
@@ -170,7 +171,7 @@ impl Outcome {
         let pause = time(pause);
         let verdict = if self.is_good() {
             format!(
-                "GOOD: every byte is where it belongs; a node and a rail died, and clients saw a pause of {pause}"
+                "GOOD: every byte matches; a node and a rail died, and the clients saw a pause of {pause}"
             )
         } else {
             "BAD: see above".to_owned()

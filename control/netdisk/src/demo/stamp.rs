@@ -1,5 +1,5 @@
-//! What each block of the load carries: who wrote it, where it belongs, which version it is, and a checksum over all
-//! of it. So a block that is old, torn, or in the wrong place shows itself.
+//! What each block of the load carries: who wrote it, where it belongs, which version it is, and a checksum
+//! over all of it. So a block that is old, torn, or in the wrong place shows itself.
 
 use std::fmt;
 

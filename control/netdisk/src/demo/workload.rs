@@ -1,5 +1,5 @@
-//! The thread of the demo's clients: it writes the image and drives the verifying load, both through one node, each on
-//! a connection of its own, with several requests under way.
+//! The thread of the demo's clients: it writes the image and drives the verifying load, both through one
+//! node, each on a connection of its own, with several requests under way.
 
 use super::client::{Answer, Cookie, NbdClient};
 use super::faults::{Faults, Moment};
