@@ -55,6 +55,9 @@ impl BlockEngine {
     ) {
         let data = data.and_then(|handle| self.arrived.remove(handle.0 as u32));
         let Some(request) = self.requests.remove(tag.0 as u32) else { return };
+        let brought = data.as_ref().map_or(0, |data| data.as_ref().len());
+        // Not the answer to the question: the peer's word cannot be trusted.
+        let result = if brought == request.brings { result } else { result.and(Err(BlockErrno::Eio)) };
         let now = core.now();
         self.note_done(now, request.volume);
         let nanos = now.since(request.since).as_nanos() as u64;
@@ -80,10 +83,12 @@ impl BlockEngine {
     /// Hands an answer, of this node's master or another's, to the driver.
     pub(crate) fn answered(&mut self, core: &mut Core, from: NodeId, answer: Answer, data: Option<ReadData>) {
         let handle = data.map(|data| DataHandle(u64::from(self.arrived.insert(data))));
+        let takes =
+            |action: &DriverAction| matches!(action, DriverAction::Complete { data, .. } if *data == handle);
         match self.driver.answer(core.now(), from, &answer, handle, &mut self.driver_actions) {
-            // The completion among the actions takes the data, unless it went another way than by this handle.
-            AnswerUse::Completed => {}
-            AnswerUse::Absorbed | AnswerUse::Stray => {
+            // The completion among the actions takes the data; that of a write wants none.
+            AnswerUse::Completed if handle.is_none() || self.driver_actions.iter().any(takes) => {}
+            AnswerUse::Completed | AnswerUse::Absorbed | AnswerUse::Stray => {
                 if let Some(handle) = handle {
                     self.arrived.remove(handle.0 as u32);
                 }

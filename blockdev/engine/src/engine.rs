@@ -112,6 +112,8 @@ pub(crate) struct ClientRequest {
     pub(crate) tag: u64,
     pub(crate) volume: VolumeId,
     pub(crate) data: Option<WriteData>,
+    /// Bytes that a good end brings: the length of a read, none for all else.
+    pub(crate) brings: usize,
     pub(crate) since: Time,
 }
 
@@ -274,7 +276,8 @@ impl BlockEngine {
         }
         let now = core.now();
         let BlockIo { volume, operation, flags, range, data, tag } = io;
-        let number = self.requests.insert(ClientRequest { tag, volume, data, since: now });
+        let brings = if operation == Operation::Read { range.length as usize } else { 0 };
+        let number = self.requests.insert(ClientRequest { tag, volume, data, brings, since: now });
         let submission = Submission { volume, operation, flags, range, tag: Tag(u64::from(number)) };
         match self.driver.submit(now, &submission, &mut self.driver_actions) {
             Ok(_) => {

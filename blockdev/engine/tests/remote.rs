@@ -6,13 +6,15 @@ use blockdev_engine::{BlockCompletion, BlockEngine, BlockIo, RefusedWhy, WriteDa
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{BlockBytes, ByteRange, DiskId, VolumeId};
 use blockdev_proto::mapping::{CANDIDATES_MAX, Candidate, Mapping};
-use blockdev_proto::wire::{Operation, RequestFlags};
+use blockdev_proto::wire::{Answer, Message, Operation, RequestFlags, RequestId, Slot, Verdict};
 use blockdev_store::{AnyBacking, MemoryDisk};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use transport_endpoint::{Endpoint, EndpointConfig, FIRST_FREE_TOKEN, PeerPlan, RailAddress, RailPlan};
+use transport_endpoint::{
+    Data, Endpoint, EndpointConfig, FIRST_FREE_TOKEN, PeerPlan, RailAddress, RailPlan, Tag,
+};
 use transport_proto::cluster_key::ClusterKey;
-use transport_proto::identity::{Epoch, Incarnation, LinkId, NodeId, Path, RailId};
+use transport_proto::identity::{ClientId, Epoch, Incarnation, LinkId, NodeId, Path, RailId, Sequence};
 use transport_proto::route::Spread;
 
 const VOLUME: VolumeId = VolumeId(0);
@@ -148,4 +150,31 @@ fn local_and_remote_clients_see_one_set_of_semantics_over_shared_memory() {
 #[test]
 fn local_and_remote_clients_see_one_set_of_semantics_over_tcp() {
     one_set_of_semantics("tcp", false);
+}
+
+// proves: B11
+#[test]
+fn an_answer_of_another_length_than_was_asked_for_is_an_error_and_never_data() {
+    let mut nodes = Nodes::new("short", true);
+    assert_eq!(bytes_of(nodes.run(1, io(Operation::Read, 0, 4096, None))).len(), 4096);
+    for (number, length) in [(2, 512), (3, 0)] {
+        let (core, engine) = nodes.0[1].parts();
+        engine.submit(core, io(Operation::Read, 0, 4096, None)).unwrap();
+        let id = RequestId { slot: Slot(0), sequence: Sequence(number) };
+        let (volume, epoch, incarnation) = (VOLUME, Epoch(1), Incarnation(2));
+        let forged =
+            Message::Answer(Answer { volume, epoch, incarnation, id, verdict: Verdict::Done }).encode();
+        let data = Data::Caller(Arc::new(vec![0; length]));
+        let core = nodes.0[0].core();
+        assert!(core.send(NodeId(2), ClientId::BLOCK, forged.as_bytes(), data, Tag::SILENT).is_ok());
+        let started = Instant::now();
+        let done = loop {
+            assert!(started.elapsed() < Duration::from_secs(30), "the request is stuck");
+            nodes.turn();
+            if let Some(done) = nodes.0[1].clients().next_completion() {
+                break done;
+            }
+        };
+        assert_eq!(done.result.unwrap_err(), BlockErrno::Eio);
+    }
 }
