@@ -4,13 +4,13 @@ use crate::client::{Arrived, Clients, Completion, Delivery, Outcome, Tag};
 use crate::core::{Core, Notice, Owner};
 use crate::inbox::{Inbox, Noted, Report};
 use crate::lease::LeasedBytes;
-use crate::message::{Outgoing, Waiting};
+use crate::message::{OutgoingId, Waiting};
 use crate::plan::ProviderKind;
 use crate::providers::Wire;
 use transport_proto::identity::{ClientId, Sequence};
 use transport_proto::window::{FragmentPlace, Offer, Retained};
 use transport_proto::wire::{
-    DATA_BYTES_MAX, FRAGMENT_EXTENSION_BYTES, FragmentExtension, FrameHeader, FrameType,
+    DATA_BYTES_MAX, FLAG_REPLAY, FRAGMENT_EXTENSION_BYTES, FragmentExtension, FrameHeader, FrameType,
 };
 use zerocopy::FromBytes;
 
@@ -88,16 +88,20 @@ fn frame<C: Clients>(
     if session.admit(header).is_err() {
         return;
     }
-    let complete = |kept: Retained<Outgoing>| {
-        if kept.message.tag != Tag::SILENT {
-            let completion = Completion { client, to, tag: kept.message.tag, outcome: Outcome::Delivered };
-            notices.push(Notice::Complete(completion));
+    let pool = &mut core.outgoing;
+    let complete = |kept: Retained<OutgoingId>| {
+        let tag = pool.release(kept.message);
+        if tag != Tag::SILENT {
+            notices.push(Notice::Complete(Completion { client, to, tag, outcome: Outcome::Delivered }));
         }
     };
     match session.acknowledge(header, complete) {
         Ok(true) => core.notices.push(Notice::Writable(to, client)),
         Ok(false) => {}
         Err(_) => return fault(core, wire),
+    }
+    if header.flags & FLAG_REPLAY != 0 && core.peers[at].session.replay(client) > 0 {
+        core.pump(at);
     }
     match header.frame_type() {
         Some(FrameType::Data) => {

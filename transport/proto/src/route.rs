@@ -117,7 +117,11 @@ impl Routes {
     /// Frames in which a message with this much data travels now: 1, or one for each link that is up.
     #[inline]
     pub fn fragments(&self, data_length: usize) -> u8 {
-        if self.spread == Spread::Stripe && data_length >= STRIPE_BYTES_MIN && self.links > 1 { self.links } else { 1 }
+        if self.spread == Spread::Stripe && data_length >= STRIPE_BYTES_MIN && self.links > 1 {
+            self.links
+        } else {
+            1
+        }
     }
 
     /// The path for a frame; `None` while none is up. Fragments of one message go to different links as far as
@@ -219,7 +223,9 @@ mod tests {
     fn every_policy_uses_the_links_it_names() {
         let mut seen = [0; 2];
         let mut routes = links(Spread::RoundRobin, 2);
-        (0..10).filter_map(|_| routes.choose(ClientId(1), 0, 1)).for_each(|p| seen[usize::from(p.link.0)] += 1);
+        (0..10)
+            .filter_map(|_| routes.choose(ClientId(1), 0, 1))
+            .for_each(|p| seen[usize::from(p.link.0)] += 1);
         assert_eq!(seen, [5, 5]);
         let mut routes = links(Spread::Home, 2);
         assert_eq!(routes.choose(ClientId(2), 0, 1), Some(path(0, 0)));

@@ -14,7 +14,7 @@ use crate::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Path, S
 use crate::route::{Routes, Spread, fragment_range};
 use crate::time::Time;
 use crate::window::{ReceiveWindow, Retained, SendWindow, WINDOW};
-use crate::wire::{FRAGMENT_EXTENSION_BYTES, FrameHeader, FrameType};
+use crate::wire::{FLAG_REPLAY, FRAGMENT_EXTENSION_BYTES, FrameHeader, FrameType};
 use alloc::boxed::Box;
 use core::time::Duration;
 
@@ -89,6 +89,8 @@ pub struct Stream<M, H> {
     ack_due: Time,
     /// The credit that the peer was last told.
     credit_told: u64,
+    /// The peer is to be asked to send again.
+    asks_replay: bool,
 }
 
 impl<M, H> Default for Stream<M, H> {
@@ -100,6 +102,7 @@ impl<M, H> Default for Stream<M, H> {
             unacked: 0,
             ack_due: Time::NEVER,
             credit_told: WINDOW as u64,
+            asks_replay: false,
         }
     }
 }
@@ -128,6 +131,10 @@ pub struct Session<M, H> {
     peer_incarnation: Option<Incarnation>,
     epoch: Epoch,
     member: bool,
+    /// Frames of the peer's present life were dropped because it was no member.
+    dropped_frames: bool,
+    /// The peer was asked to send again. Asked anew whenever a path is lost, which may have carried the question.
+    asks_replay: bool,
     routes: Routes,
     streams: [Option<Box<Stream<M, H>>>; CLIENTS_MAX],
     /// Bit per client whose peer is owed an acknowledgement or credit.
@@ -145,6 +152,8 @@ impl<M, H> Session<M, H> {
             peer_incarnation: None,
             epoch: Epoch(0),
             member: true,
+            dropped_frames: false,
+            asks_replay: false,
             routes: Routes::new(spread),
             streams: core::array::from_fn(|_| None),
             owing: 0,
@@ -197,9 +206,54 @@ impl<M, H> Session<M, H> {
 
     /// The configuration changed: its number, and whether the peer is a member. Frames of a peer that is none are
     /// dropped from now on, whatever rail brings them.
-    pub fn configure(&mut self, epoch: Epoch, member: bool) {
+    ///
+    /// When a peer becomes a member after frames of its present life were dropped (it knew of its membership first),
+    /// each side would count messages as under way that the other has dropped, and those after them would wait for
+    /// ever. So the peer is asked to send again, and what it has not acknowledged is sent again. `true`: it waits to
+    /// be posted.
+    pub fn configure(&mut self, epoch: Epoch, member: bool) -> bool {
+        let joins = member && !self.member && self.dropped_frames;
         self.epoch = epoch;
         self.member = member;
+        if !joins {
+            return false;
+        }
+        self.asks_replay = true;
+        let mut messages = 0;
+        for client in 0..CLIENTS_MAX as u16 {
+            messages += self.replay(ClientId(client));
+            self.ask_replay(Time(0), ClientId(client));
+        }
+        messages > 0
+    }
+
+    /// Tells the peer with the next frame of this client that what it has under way has to be sent again.
+    fn ask_replay(&mut self, due: Time, client: ClientId) {
+        if let Some(stream) = self.stream(client) {
+            stream.asks_replay = true;
+            stream.ack_due = due;
+            stream.unacked = stream.unacked.max(1);
+            self.owing |= 1 << client.0;
+        }
+    }
+
+    /// The peer has dropped messages of this client ([`FLAG_REPLAY`]): whatever is not acknowledged waits to be
+    /// posted again. Returns how many messages that are.
+    pub fn replay(&mut self, client: ClientId) -> u32 {
+        let Some(stream) = self.streams.get_mut(usize::from(client.0)).and_then(|place| place.as_deref_mut())
+        else {
+            return 0;
+        };
+        let mut messages = 0;
+        for path in (0..Path::COUNT_MAX).filter_map(Path::from_index) {
+            let before = stream.send.unposted();
+            messages += stream.send.abandon(path);
+            for _ in before..stream.send.unposted() {
+                self.routes.done(path);
+            }
+        }
+        self.counters.messages_replayed += u64::from(messages);
+        messages
     }
 
     /// Whether the peer is a member.
@@ -228,7 +282,13 @@ impl<M, H> Session<M, H> {
 
     /// Keeps a message; [`Session::may_send`] came just before. It is posted by what [`Session::prepare`] says.
     #[inline]
-    pub fn send(&mut self, client: ClientId, message: M, control_length: usize, data_length: usize) -> Sequence {
+    pub fn send(
+        &mut self,
+        client: ClientId,
+        message: M,
+        control_length: usize,
+        data_length: usize,
+    ) -> Sequence {
         let fragments = self.routes.fragments(data_length);
         self.counters.messages_sent += 1;
         self.counters.bytes_sent += data_length as u64;
@@ -306,6 +366,9 @@ impl<M, H> Session<M, H> {
         if let Some(stream) = self.peek(client) {
             header.ack.set(stream.receive.received() as u32);
             header.credit.set(stream.receive.credit() as u32);
+            if stream.asks_replay {
+                header.flags |= FLAG_REPLAY;
+            }
         }
     }
 
@@ -325,6 +388,7 @@ impl<M, H> Session<M, H> {
         }
         if !self.member && header.client() != ClientId::MEMBERSHIP {
             self.counters.frames_fenced += 1;
+            self.dropped_frames = true;
             return Err(FrameDrop::Fenced);
         }
         if self.peek(header.client()).is_none() {
@@ -343,7 +407,8 @@ impl<M, H> Session<M, H> {
         mut complete: impl FnMut(Retained<M>),
     ) -> Result<bool, FrameDrop> {
         let routes = &mut self.routes;
-        let place = self.streams.get_mut(usize::from(header.client.get())).and_then(|place| place.as_deref_mut());
+        let place =
+            self.streams.get_mut(usize::from(header.client.get())).and_then(|place| place.as_deref_mut());
         let Some(stream) = place else { return Err(FrameDrop::NoClient) };
         let honest = stream.send.acknowledge(header.ack.get(), header.credit.get(), |kept| {
             for fragment in 0..kept.fragments {
@@ -462,6 +527,7 @@ impl<M, H> Session<M, H> {
             stream.unacked = 0;
             stream.ack_due = Time::NEVER;
             stream.credit_told = stream.receive.credit();
+            stream.asks_replay = false;
         }
     }
 
@@ -487,10 +553,12 @@ impl<M, H> Session<M, H> {
             return 0;
         }
         self.routes.set_up(path, false);
+        let asks_replay = self.asks_replay;
         let mut messages = 0;
         for client in 0..CLIENTS_MAX as u16 {
             if let Some(stream) = self.stream(ClientId(client)) {
                 messages += stream.send.abandon(path);
+                stream.asks_replay |= asks_replay;
                 stream.ack_due = now;
                 stream.unacked = stream.unacked.max(1);
                 self.owing |= 1 << client;
@@ -529,6 +597,8 @@ impl<M, H> Session<M, H> {
         }
         self.peer_incarnation = None;
         self.local_incarnation = local_incarnation;
+        self.dropped_frames = false;
+        self.asks_replay = false;
         self.owing = 0;
     }
 }

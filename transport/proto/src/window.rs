@@ -261,7 +261,12 @@ const _: () = assert!(LINKS_MAX <= 8, "fragments are tracked in a byte");
 
 impl<H> Default for ReceiveWindow<H> {
     fn default() -> Self {
-        ReceiveWindow { expected: 1, held: 0, released: 0, ring: (0..WINDOW).map(|_| Place::Vacant).collect() }
+        ReceiveWindow {
+            expected: 1,
+            held: 0,
+            released: 0,
+            ring: (0..WINDOW).map(|_| Place::Vacant).collect(),
+        }
     }
 }
 

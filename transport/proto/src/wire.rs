@@ -62,6 +62,8 @@ impl FrameType {
 pub const FLAG_DATA_CRC: u8 = 1;
 /// Flag: this frame was sent before, by another rail.
 pub const FLAG_REPLAYED: u8 = 2;
+/// Flag: the sender of this frame has dropped messages of this client; what it does not acknowledge is to be sent again.
+pub const FLAG_REPLAY: u8 = 4;
 
 /// The frame header as it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -176,10 +178,15 @@ impl core::fmt::Display for FrameFault {
             FrameFault::Truncated { length } => write!(f, "{length} bytes are too few for a frame header"),
             FrameFault::Magic { found } => write!(f, "not a netdisk frame (magic {found:#06x})"),
             FrameFault::Version { found } => {
-                write!(f, "frame layout version {found}, this node speaks {VERSION}: run one release on all nodes")
+                write!(
+                    f,
+                    "frame layout version {found}, this node speaks {VERSION}: run one release on all nodes"
+                )
             }
             FrameFault::Type { found } => write!(f, "unknown frame type {found}"),
-            FrameFault::ControlLength { found } => write!(f, "control part of {found} bytes is over the limit"),
+            FrameFault::ControlLength { found } => {
+                write!(f, "control part of {found} bytes is over the limit")
+            }
             FrameFault::DataLength { found } => write!(f, "data part of {found} bytes is over the limit"),
             FrameFault::Range => write!(f, "link, rail, client or fragment number out of range"),
             FrameFault::Checksum => write!(f, "checksum does not fit"),
