@@ -152,10 +152,17 @@ pub struct Node {
     rounds: u32,
 }
 
-/// A life of this node, later than every earlier one: nanoseconds since 1970.
-fn new_life() -> Incarnation {
+/// A life of this node, later than every earlier one: nanoseconds since 1970, or the next number after `last` where
+/// the clock was set back. Masters and members never hear an earlier life again.
+fn new_life(last: Incarnation) -> Incarnation {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos());
-    Incarnation(u64::try_from(nanos).unwrap_or(u64::MAX))
+    Incarnation(u64::try_from(nanos).unwrap_or(u64::MAX)).max(Incarnation(last.0.saturating_add(1)))
+}
+
+/// The latest life of this node that its last view knows; zero if none.
+fn last_life(view: &View, node: NodeId) -> Incarnation {
+    let known = view.members.iter().chain(&view.departed).filter(|member| member.node == node);
+    known.map(|member| member.incarnation).max().unwrap_or(Incarnation(0))
 }
 
 impl Node {
@@ -168,7 +175,7 @@ impl Node {
         let state = &options.state;
         std::fs::create_dir_all(state).map_err(|error| VotesRefusal::System(state.clone(), error))?;
         let votes = Votes::load(state)?;
-        let life = new_life();
+        let life = new_life(last_life(&votes.1.view, options.id));
         let configured: Vec<NodeId> = rows.nodes.iter().map(|node| node.id).collect();
         let clients = NodeClients {
             engine: BlockEngine::new(options.id, life),
@@ -424,7 +431,7 @@ impl Node {
         if self.leaving.is_some() {
             return;
         }
-        let life = new_life();
+        let life = new_life(self.station.endpoint.core().incarnation());
         tracing::warn!(incarnation = life.0, "removed from the cluster: joining again in a new life");
         let (core, clients) = self.station.endpoint.parts();
         clients.engine.fence(core);
@@ -554,4 +561,26 @@ fn start_nbd(
         station.add_exports(row.exports.clone());
     }
     Ok(servers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control_proto::view::Member;
+
+    // proves: C3
+    #[test]
+    fn a_new_life_is_later_than_the_last_though_the_clock_was_set_back() {
+        let life = |node, nanos| Member { node: NodeId(node), incarnation: Incarnation(nanos) };
+        let future = 1 << 62;
+        let view = View {
+            members: vec![life(1, 7), life(2, 9)],
+            departed: vec![life(3, future)],
+            ..View::default()
+        };
+        assert_eq!(last_life(&view, NodeId(1)), Incarnation(7));
+        assert!(new_life(last_life(&view, NodeId(1))) > Incarnation(7));
+        assert_eq!(new_life(last_life(&view, NodeId(3))), Incarnation(future + 1));
+        assert_eq!(last_life(&view, NodeId(4)), Incarnation(0));
+    }
 }

@@ -141,15 +141,27 @@ impl Core {
         self.act(at, rail, action);
     }
 
-    /// A new configuration: its number and its members. The session with a peer that is no longer a member ends, its
-    /// life stays out, and frames that are still under way from it are dropped (SPEC T11).
+    /// A new configuration: its number and its members. The present life of a peer that was a member and is none any
+    /// more stays out. Whoever knows which lives have left says so by [`Core::configure_lives`].
     pub fn configure(&mut self, epoch: Epoch, members: &[NodeId]) {
+        let leaves = |peer: &&Peer| peer.session.is_member() && !members.contains(&peer.node);
+        let departed: Vec<(NodeId, Incarnation)> =
+            self.peers.iter().filter(leaves).map(|peer| (peer.node, peer.latest)).collect();
+        self.configure_lives(epoch, members, &departed);
+    }
+
+    /// A new configuration: its number, its members, and the last life of each node that has left. The session with
+    /// such a life ends, it stays out, and frames that are still under way from it are dropped (SPEC T11). A later
+    /// life of that node may be here already, waiting to become a member; its session goes on.
+    pub fn configure_lives(&mut self, epoch: Epoch, members: &[NodeId], departed: &[(NodeId, Incarnation)]) {
         self.epoch = epoch;
         for at in 0..self.peers.len() {
-            let member = members.contains(&self.peers[at].node);
-            let was = self.peers[at].session.is_member();
-            self.peers[at].session.configure(epoch, member);
-            if was && !member && self.peers[at].session.peer_incarnation().is_some() {
+            let node = self.peers[at].node;
+            let replays = self.peers[at].session.configure(epoch, members.contains(&node));
+            self.peers[at].stalled |= replays;
+            let Some(&(_, gone)) = departed.iter().find(|(left, _)| *left == node) else { continue };
+            self.peers[at].dead = self.peers[at].dead.max(gone);
+            if self.peers[at].session.peer_incarnation().is_some_and(|life| life <= gone) {
                 self.drop_life(at);
             }
         }
@@ -172,13 +184,21 @@ impl Core {
         for at in 0..self.peers.len() {
             self.reset(at);
         }
+        // Who is being greeted was introduced to the life that is over.
+        for wire in core::mem::take(&mut self.handshakes).into_keys() {
+            if self.owner(wire) == Owner::Stranger {
+                self.own(wire, Owner::Nobody);
+                self.providers.close(wire);
+            }
+        }
     }
 
     /// Ends the session with the peer's present life: closes its rails, reports what is of unknown outcome.
     fn reset(&mut self, at: usize) {
         let mut unknown: Vec<(ClientId, Tag)> = Vec::new();
+        let outgoing = &mut self.outgoing;
         let peer = &mut self.peers[at];
-        peer.session.reset(self.incarnation, |client, kept| unknown.push((client, kept.message.tag)));
+        peer.session.reset(self.incarnation, |client, kept| unknown.push((client, outgoing.release(kept.message))));
         peer.wires = [None; Path::COUNT_MAX];
         // Leases of the old life stay with their holders; the new life begins with ledgers of its own.
         peer.ledgers = core::array::from_fn(|_| std::sync::Arc::default());
@@ -392,7 +412,7 @@ impl Core {
             }
             Ok(Step::SendAndEstablish(frame, established)) => {
                 let _ = self.providers.post(wire, &frame.header, frame.control(), &[], PayloadSlice::EMPTY);
-                self.providers.flush();
+                self.providers.flush(true);
                 self.greeted(wire, &established);
             }
             Ok(Step::Establish(established)) => self.greeted(wire, &established),
