@@ -5,8 +5,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -154,6 +155,8 @@ impl Admin {
             Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(refused)?;
+        // Whoever may connect may stop the node.
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
         let desk = Arc::new(Desk { asked: Mutex::default(), any: AtomicBool::new(false), waker });
         let served = desk.clone();
         std::thread::Builder::new()
@@ -216,4 +219,23 @@ pub fn ask(path: &Path, request: &Request) -> io::Result<serde_json::Value> {
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
     serde_json::from_str(&answer).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+    use super::*;
+
+    // proves: B8
+    #[test]
+    fn only_the_owner_may_ask_a_node_to_stop() {
+        let path = std::env::temp_dir().join(format!("netdisk-admin-{}.sock", std::process::id()));
+        let poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let admin = Admin::open(&path, waker).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(admin);
+        assert!(!path.exists());
+    }
 }
