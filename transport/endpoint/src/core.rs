@@ -3,7 +3,7 @@
 
 use crate::client::{Completion, Outcome, PeerEvent, Tag};
 use crate::lifecycle::Handshaking;
-use crate::message::{Data, Outgoing, SendBuffer};
+use crate::message::{Body, Data, OutgoingId, OutgoingPool, SendBuffer};
 use crate::peer::Peer;
 use crate::plan::ProviderKind;
 use crate::providers::{Providers, Wire};
@@ -55,6 +55,8 @@ pub struct Core {
     pub(crate) handshakes: HashMap<Wire, Handshaking>,
     pub(crate) clients: u32,
     pub(crate) notices: Vec<Notice>,
+    /// What the sessions keep until it is acknowledged.
+    pub(crate) outgoing: OutgoingPool,
     /// The delivery under way was turned into a lease.
     pub(crate) leased: bool,
     pub(crate) now: Time,
@@ -130,7 +132,7 @@ impl Core {
         if let Err(refusal) = self.peers[at].session.may_send(client) {
             return Err((refusal, data));
         }
-        let outgoing = self.outgoing(at, client, control, data, tag);
+        let outgoing = self.keep(at, client, control, data, tag);
         let session = &mut self.peers[at].session;
         let sequence = session.send(client, outgoing, control.len(), data_length);
         let fragments = session.routes().fragments(data_length);
@@ -140,40 +142,25 @@ impl Core {
         Ok(())
     }
 
+    /// Keeps a message in the pool.
     #[inline]
-    fn outgoing(
-        &mut self,
-        at: usize,
-        client: ClientId,
-        control: &[u8],
-        data: Data<'_>,
-        tag: Tag,
-    ) -> Outgoing {
-        match data {
-            Data::Empty => Outgoing::new(control, &[], Payload::Empty, None, tag),
-            Data::Copy(bytes) if control.len() + bytes.len() <= INLINE_BYTES_MAX => {
-                Outgoing::new(control, bytes, Payload::Empty, None, tag)
-            }
+    fn keep(&mut self, at: usize, client: ClientId, control: &[u8], data: Data<'_>, tag: Tag) -> OutgoingId {
+        let body = match data {
+            Data::Empty => Body::Inline(&[]),
+            Data::Copy(bytes) if control.len() + bytes.len() <= INLINE_BYTES_MAX => Body::Inline(bytes),
             Data::Copy(bytes) => match self.reserve_at(at, client, bytes.len()) {
                 Ok(mut buffer) => {
                     buffer.as_mut().copy_from_slice(bytes);
-                    Core::reserved(control, buffer, tag)
+                    reserved(buffer)
                 }
                 // No chunk is free: the heap bridges the gap, bounded by the window.
-                Err(_) => Outgoing::new(control, &[], Payload::Caller(Arc::new(bytes.to_vec())), None, tag),
+                Err(_) => Body::Payload(Payload::Caller(Arc::new(bytes.to_vec())), None),
             },
-            Data::Reserved(buffer) => Core::reserved(control, buffer, tag),
-            Data::Shared(chunk) => Outgoing::new(control, &[], Payload::Shared(chunk), None, tag),
-            Data::Caller(bytes) => Outgoing::new(control, &[], Payload::Caller(bytes), None, tag),
-        }
-    }
-
-    fn reserved(control: &[u8], buffer: SendBuffer, tag: Tag) -> Outgoing {
-        let payload = match buffer.placed {
-            Some(_) => Payload::Placed(buffer.chunk.place()),
-            None => Payload::Shared(buffer.chunk.share()),
+            Data::Reserved(buffer) => reserved(buffer),
+            Data::Shared(chunk) => Body::Payload(Payload::Shared(chunk), None),
+            Data::Caller(bytes) => Body::Payload(Payload::Caller(bytes), None),
         };
-        Outgoing::new(control, &[], payload, buffer.placed, tag)
+        self.outgoing.keep(control, body, tag)
     }
 
     /// Memory to build `length` bytes of data in: where the provider can, the very memory in which the peer will
@@ -221,11 +208,11 @@ impl Core {
     pub(crate) fn post(&mut self, at: usize, client: ClientId, sequence: Sequence, fragment: u8) -> bool {
         let peer = &mut self.peers[at];
         let prefer = match peer.session.peek(client).and_then(|stream| stream.send.get(sequence)) {
-            Some(kept) => kept.message.placed,
+            Some(kept) => self.outgoing.get(kept.message).placed,
             None => return false,
         };
         let Some(frame) = peer.session.prepare(client, sequence, fragment, prefer) else { return false };
-        let (path, message) = (frame.path, frame.message);
+        let (path, message) = (frame.path, self.outgoing.get(*frame.message));
         let Some(wire) = peer.wires[path.index()] else { return false };
         let posted = match frame.fragment {
             None => {
@@ -341,5 +328,13 @@ impl Core {
         let routes = self.peers[at].session.routes();
         let links = (0..transport_proto::identity::LINKS_MAX as u8).map(transport_proto::identity::LinkId);
         links.filter_map(|link| routes.active(link).map(|rail| Path { link, rail })).collect()
+    }
+}
+
+/// A buffer that the caller has filled, as it is kept.
+fn reserved(buffer: SendBuffer) -> Body<'static> {
+    match buffer.placed {
+        Some(path) => Body::Payload(Payload::Placed(buffer.chunk.place()), Some(path)),
+        None => Body::Payload(Payload::Shared(buffer.chunk.share()), None),
     }
 }

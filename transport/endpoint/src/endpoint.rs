@@ -4,6 +4,7 @@ use crate::client::Clients;
 use crate::core::Core;
 use crate::dispatch;
 use crate::inbox::Inbox;
+use crate::message::OutgoingPool;
 use crate::plan::ProviderKind;
 use crate::providers::{Providers, WAKER_TOKEN};
 use crate::spin::{Idle, Spin, SpinSettings};
@@ -111,7 +112,7 @@ pub struct Endpoint<C: Clients> {
 }
 
 /// Rounds of spinning between two looks at the operating system's event queue (0.3 µs each).
-const ROUNDS_PER_LOOK: u32 = 64;
+const ROUNDS_PER_LOOK: u32 = 512;
 /// Turns of the loop between two readings of the clock (20 to 30 ns each) while nothing is found.
 const TURNS_PER_CLOCK: u32 = 8;
 /// Turns in a row after which a provider counts as silent.
@@ -131,6 +132,7 @@ impl<C: Clients> Endpoint<C> {
         let mut providers = Providers {
             shm: ShmProvider::new(config.shm),
             tcp: TcpProvider::new(config.tcp).map_err(StartError::Memory)?,
+            tcp_posted: false,
         };
         providers.attach(mio.registry()).map_err(StartError::System)?;
         let mut core = Core {
@@ -145,6 +147,7 @@ impl<C: Clients> Endpoint<C> {
             handshakes: HashMap::new(),
             clients: 0,
             notices: Vec::with_capacity(64),
+            outgoing: OutgoingPool::default(),
             leased: false,
             now: Time(1),
             local: Slab::create(config.local_memory).map_err(StartError::Memory)?,
@@ -223,7 +226,7 @@ impl<C: Clients> Endpoint<C> {
         if found > 0 || thorough {
             self.housekeeping();
         }
-        self.core.providers.flush();
+        self.core.providers.flush(thorough);
         if found > 0 {
             self.spin.worked(self.core.now);
         }

@@ -95,25 +95,38 @@ pub(crate) struct Outgoing {
     pub(crate) tag: Tag,
 }
 
+/// Data of a message, as it is kept: beside the control part, or as a payload of its own.
+#[derive(Debug)]
+pub(crate) enum Body<'a> {
+    Inline(&'a [u8]),
+    Payload(Payload, Option<Path>),
+}
+
 impl Outgoing {
-    /// Control part and the data that fits beside it; the rest of the data is `payload`.
-    pub(crate) fn new(
-        control: &[u8],
-        inline: &[u8],
-        payload: Payload,
-        placed: Option<Path>,
-        tag: Tag,
-    ) -> Outgoing {
-        let mut bytes = [0; INLINE_BYTES_MAX];
-        bytes[..control.len()].copy_from_slice(control);
-        bytes[control.len()..control.len() + inline.len()].copy_from_slice(inline);
-        Outgoing {
-            bytes,
-            control_length: control.len() as u8,
-            inline_length: inline.len() as u8,
-            payload,
-            placed,
-            tag,
+    const EMPTY: Outgoing = Outgoing {
+        bytes: [0; INLINE_BYTES_MAX],
+        control_length: 0,
+        inline_length: 0,
+        payload: Payload::Empty,
+        placed: None,
+        tag: Tag::SILENT,
+    };
+
+    /// Takes up a message: control part, and the data that fits beside it or the payload.
+    #[inline]
+    fn fill(&mut self, control: &[u8], body: Body<'_>, tag: Tag) {
+        self.bytes[..control.len()].copy_from_slice(control);
+        self.control_length = control.len() as u8;
+        self.tag = tag;
+        match body {
+            Body::Inline(bytes) => {
+                self.bytes[control.len()..control.len() + bytes.len()].copy_from_slice(bytes);
+                self.inline_length = bytes.len() as u8;
+            }
+            Body::Payload(payload, placed) => {
+                self.inline_length = 0;
+                (self.payload, self.placed) = (payload, placed);
+            }
         }
     }
 
@@ -126,6 +139,47 @@ impl Outgoing {
     pub(crate) fn inline(&self) -> &[u8] {
         let start = usize::from(self.control_length);
         &self.bytes[start..start + usize::from(self.inline_length)]
+    }
+}
+
+/// Names a kept message in the pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutgoingId(u32);
+
+/// The messages that sessions keep. Each is written once, in its place, and not moved again; places are used again.
+/// Bounded by the windows of all clients and peers.
+#[derive(Debug, Default)]
+pub(crate) struct OutgoingPool {
+    places: Vec<Outgoing>,
+    free: Vec<u32>,
+}
+
+impl OutgoingPool {
+    #[inline]
+    pub(crate) fn keep(&mut self, control: &[u8], body: Body<'_>, tag: Tag) -> OutgoingId {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Outgoing::EMPTY);
+            self.places.len() as u32 - 1
+        });
+        self.places[place as usize].fill(control, body, tag);
+        OutgoingId(place)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: OutgoingId) -> &Outgoing {
+        &self.places[id.0 as usize]
+    }
+
+    /// Lets a message go; returns the client's name for it.
+    #[inline]
+    pub(crate) fn release(&mut self, id: OutgoingId) -> Tag {
+        let message = &mut self.places[id.0 as usize];
+        if !matches!(message.payload, Payload::Empty) {
+            message.payload = Payload::Empty;
+        }
+        message.placed = None;
+        self.free.push(id.0);
+        message.tag
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the endpoint holds of one peer: the session, its rails, and the ledgers of leases.
 
-use crate::message::{Outgoing, Waiting};
+use crate::message::{OutgoingId, Waiting};
 use crate::plan::{PeerPlan, RailPlan};
 use crate::providers::Wire;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(crate) struct RailEnd {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
-    pub(crate) session: Session<Outgoing, Waiting>,
+    pub(crate) session: Session<OutgoingId, Waiting>,
     pub(crate) rails: Vec<RailEnd>,
     /// Wire per path that carries payload, for the hot path.
     pub(crate) wires: [Option<Wire>; Path::COUNT_MAX],

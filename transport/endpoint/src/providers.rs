@@ -30,6 +30,8 @@ pub(crate) const WAKER_TOKEN: Token = Token(2 * TOKENS_EACH);
 pub(crate) struct Providers {
     pub(crate) shm: ShmProvider,
     pub(crate) tcp: TcpProvider,
+    /// Something was posted to tcp since its last flush.
+    pub(crate) tcp_posted: bool,
 }
 
 macro_rules! each {
@@ -106,13 +108,17 @@ impl Providers {
         inline: &[u8],
         data: PayloadSlice<'_>,
     ) -> Result<(), PostRefusal> {
+        self.tcp_posted |= wire.kind == ProviderKind::Tcp;
         each!(self, wire.kind, provider => provider.post(wire.connection, header, control, inline, data))
     }
 
+    /// Sends what was posted; `thorough`: also looks after queues that were blocked.
     #[inline]
-    pub(crate) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self, thorough: bool) {
         self.shm.flush();
-        self.tcp.flush();
+        if core::mem::take(&mut self.tcp_posted) | thorough {
+            self.tcp.flush();
+        }
     }
 
     #[inline]
