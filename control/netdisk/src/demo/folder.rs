@@ -1,10 +1,13 @@
 //! Where the demo works: a folder with a short name for sockets, and one for files, which may be kept.
 
 use anyhow::Context;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The longest folder in which sockets are made; the system allows a socket's path about a hundred bytes.
 const SOCKET_FOLDER_BYTES_MAX: usize = 60;
+/// Folders of killed demos that are stepped over.
+const LEFT_BEHIND_MAX: u32 = 16;
 
 /// The folders of one run. The temporary one goes when this is dropped, unless it is kept.
 #[derive(Debug)]
@@ -20,9 +23,7 @@ impl Folders {
         let system = std::env::temp_dir();
         let system =
             if system.as_os_str().len() > SOCKET_FOLDER_BYTES_MAX { PathBuf::from("/tmp") } else { system };
-        let scratch = system.join(format!("netdisk-demo-{}", std::process::id()));
-        std::fs::create_dir(&scratch)
-            .with_context(|| format!("cannot make {}: set TMPDIR to another folder", scratch.display()))?;
+        let scratch = make_new(&system)?;
         let mut folders = Folders { files: scratch.clone(), scratch, keep: false };
         if let Some(keep) = keep {
             std::fs::create_dir_all(keep)
@@ -51,9 +52,27 @@ impl Folders {
     }
 }
 
+/// A new folder, also where an earlier process of the same number left one behind.
+fn make_new(system: &Path) -> anyhow::Result<PathBuf> {
+    let process = std::process::id();
+    let mut number = 0;
+    loop {
+        let path = system.join(format!("netdisk-demo-{process}-{number}"));
+        match std::fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && number < LEFT_BEHIND_MAX => number += 1,
+            Err(error) => {
+                let path = path.display();
+                return Err(error)
+                    .with_context(|| format!("cannot make {path}: set TMPDIR to another folder"));
+            }
+        }
+    }
+}
+
 impl Drop for Folders {
     fn drop(&mut self) {
-        if !self.keep {
+        if !self.keep || self.files != self.scratch {
             // What cannot be removed is left to the system's own clean-up.
             let _ = std::fs::remove_dir_all(&self.scratch);
         }
