@@ -2,7 +2,7 @@
 
 use blockdev_proto::geometry::{DiskId, VolumeId};
 use blockdev_store::{AnyBacking, DiskFile, MemoryDisk, MemoryDiskRefusal, OpenMode, OpenRefusal, Ports};
-use control_proto::rows::{ClusterRows, DiskKind};
+use control_proto::rows::{ClusterRows, DiskKind, DiskRow};
 use std::fmt;
 use std::path::Path;
 use transport_proto::identity::NodeId;
@@ -51,6 +51,7 @@ pub(crate) fn open_disks(
                 )
             }
             (DiskKind::File | DiskKind::Raw, Some(port)) => {
+                warn_of_machines(rows, row);
                 let mode = OpenMode {
                     ports: if row.ports.len() > 1 { Ports::Dual } else { Ports::Single },
                     read_only: volume.read_only,
@@ -66,4 +67,16 @@ pub(crate) fn open_disks(
         disks.push((row.id, volume.id, backing));
     }
     Ok(disks)
+}
+
+/// Ownership of a dual-ported disk is a lock of the kernel, and fences nobody on another machine.
+fn warn_of_machines(rows: &ClusterRows, disk: &DiskRow) {
+    let host = |node| rows.nodes.iter().find(|row| row.id == node).map(|row| row.host);
+    if disk.ports.windows(2).any(|ports| host(ports[0].node) != host(ports[1].node)) {
+        tracing::warn!(
+            disk = disk.name,
+            "its nodes have different hosts: a late write of a dead node is kept out only while all of them run on \
+             one kernel; on several machines name one node only"
+        );
+    }
 }

@@ -15,6 +15,7 @@ use crate::report;
 use crate::station::{NodeClients, Station};
 use blockdev_engine::{BlockEngine, DiskRefusal, EngineEvent};
 use blockdev_nbd::{ListenAddress, NbdConfig, NbdServer};
+use blockdev_proto::geometry::VolumeId;
 use control_proto::membership::{Input, View};
 use control_proto::rows::{ClusterRows, NbdAddress};
 use control_proto::view::{BrokenPath, ClusterView};
@@ -537,6 +538,20 @@ fn done() -> String {
     serde_json::json!({ "done": true }).to_string()
 }
 
+/// Mode and owner of a socket: whoever may connect may open every virtual disk behind it. Where they belong to
+/// different owners, that is this process's user alone.
+fn socket_permission(rows: &ClusterRows, exports: &[VolumeId]) -> (u32, Option<(u32, u32)>) {
+    let each = |volume: &VolumeId| {
+        let row = rows.permission(*volume);
+        (row.map_or(0o600, |row| u32::from(row.mode)), row.map(|row| (row.owner, row.group)))
+    };
+    let both = |one: (u32, _), other: (u32, _)| match one.1 == other.1 {
+        true => (one.0 & other.0, one.1),
+        false => (one.0 & other.0 & 0o600, None),
+    };
+    exports.iter().map(each).reduce(both).unwrap_or((0o600, None))
+}
+
 fn start_nbd(
     station: &mut Station,
     rows: &ClusterRows,
@@ -547,12 +562,8 @@ fn start_nbd(
         let listen = match &row.listen {
             NbdAddress::Tcp(address) => ListenAddress::Tcp(*address),
             NbdAddress::Unix(path) => {
-                let permission = row.exports.first().and_then(|volume| rows.permission(*volume));
-                ListenAddress::Unix {
-                    path: path.into(),
-                    mode: permission.map_or(0o600, |row| u32::from(row.mode)),
-                    owner: permission.map(|row| (row.owner, row.group)),
-                }
+                let (mode, owner) = socket_permission(rows, &row.exports);
+                ListenAddress::Unix { path: path.into(), mode, owner }
             }
         };
         let first = FIRST_FREE_TOKEN + DISK_TOKENS + servers.len() * NBD_TOKENS;
@@ -582,5 +593,51 @@ mod tests {
         assert!(new_life(last_life(&view, NodeId(1))) > Incarnation(7));
         assert_eq!(new_life(last_life(&view, NodeId(3))), Incarnation(future + 1));
         assert_eq!(last_life(&view, NodeId(4)), Incarnation(0));
+    }
+
+    // proves: B8
+    #[test]
+    fn a_socket_in_front_of_several_disks_lets_in_only_who_may_open_all_of_them() {
+        let text = r#"
+            [cluster]
+            name = "one"
+            key = "a secret of sufficient length"
+            [[node]]
+            id = 1
+            [[disk]]
+            nodes = [1]
+            kind = "memory"
+            [[disk]]
+            nodes = [1]
+            kind = "memory"
+            [[virtual_disk]]
+            name = "open"
+            size = "1MiB"
+            disk = 1
+            [[virtual_disk]]
+            name = "secret"
+            size = "1MiB"
+            disk = 2
+            [[permission]]
+            virtual_disk = "open"
+            owner = 5
+            group = 6
+            mode = 0o666
+            [[permission]]
+            virtual_disk = "secret"
+            owner = OWNER
+            group = 6
+            mode = 0o640
+        "#;
+        let of = |owner: &str, exports: &[u32]| {
+            let config = Config::parse(std::path::Path::new("one.toml"), &text.replace("OWNER", owner));
+            let rows = config.unwrap_or_else(|faults| panic!("{faults}")).rows;
+            let exports: Vec<VolumeId> = exports.iter().map(|id| VolumeId(*id)).collect();
+            socket_permission(&rows, &exports)
+        };
+        assert_eq!(of("5", &[0]), (0o666, Some((5, 6))));
+        assert_eq!(of("5", &[0, 1]), (0o640, Some((5, 6))));
+        assert_eq!(of("7", &[0, 1]), (0o600, None));
+        assert_eq!(of("5", &[]), (0o600, None));
     }
 }
