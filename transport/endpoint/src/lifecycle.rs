@@ -6,6 +6,7 @@ use crate::peer::Peer;
 use crate::plan::{PeerPlan, RailAddress};
 use crate::providers::Wire;
 use core::time::Duration;
+use std::collections::VecDeque;
 use transport_proto::handshake::{
     Acquaintance, Established, Handshake, HandshakeFault, Introduction, Nonce, Step,
 };
@@ -30,12 +31,15 @@ pub(crate) struct Listener {
     address: RailAddress,
 }
 
-/// Handshakes that failed, and the last reason; for `status`, and to log each reason once per peer.
+/// Handshakes that failed, and the last reasons; for `status`, and to log each reason once.
 #[derive(Debug, Default)]
 pub(crate) struct HandshakeFaults {
     pub(crate) count: u64,
-    last: Option<(Path, HandshakeFault)>,
+    logged: VecDeque<(Path, HandshakeFault)>,
 }
+
+/// Reasons remembered as logged. One that is not among them any more is logged again.
+const REASONS_MAX: usize = 64;
 
 /// A stranger that has not finished its handshake by then is dropped.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -198,7 +202,8 @@ impl Core {
         let mut unknown: Vec<(ClientId, Tag)> = Vec::new();
         let outgoing = &mut self.outgoing;
         let peer = &mut self.peers[at];
-        peer.session.reset(self.incarnation, |client, kept| unknown.push((client, outgoing.release(kept.message))));
+        peer.session
+            .reset(self.incarnation, |client, kept| unknown.push((client, outgoing.release(kept.message))));
         peer.wires = [None; Path::COUNT_MAX];
         // Leases of the old life stay with their holders; the new life begins with ledgers of its own.
         peer.ledgers = core::array::from_fn(|_| std::sync::Arc::default());
@@ -347,6 +352,20 @@ impl Core {
         }
     }
 
+    /// Whether the table of owners has this very connection, and not a later one in the same place.
+    fn is_listed(&self, wire: Wire) -> bool {
+        let place = self.owners[wire.kind as usize].get(wire.connection.slot());
+        place.is_some_and(|(known, _)| *known == Some(wire))
+    }
+
+    /// The peer and rail whose connection this is.
+    fn rail_on(&self, wire: Wire) -> Option<(usize, usize)> {
+        self.peers.iter().enumerate().find_map(|(at, peer)| {
+            let rail = peer.rails.iter().position(|end| end.wire == Some(wire))?;
+            Some((at, rail))
+        })
+    }
+
     pub(crate) fn on_accepted(&mut self, wire: Wire, name: RailName) {
         let here = self.listeners.iter().find(|listener| listener.name == name);
         let Some(address) = here.map(|listener| listener.address.clone()) else {
@@ -426,8 +445,11 @@ impl Core {
 
     fn count_fault(&mut self, path: Path, fault: HandshakeFault) {
         self.faults.count += 1;
-        if self.faults.last != Some((path, fault)) {
-            self.faults.last = Some((path, fault));
+        if !self.faults.logged.contains(&(path, fault)) {
+            if self.faults.logged.len() == REASONS_MAX {
+                self.faults.logged.pop_front();
+            }
+            self.faults.logged.push_back((path, fault));
             tracing::warn!(link = path.link.0, rail = path.rail.0, "connection refused: {fault}");
         }
     }
@@ -525,10 +547,16 @@ impl Core {
     }
 
     pub(crate) fn on_lost(&mut self, wire: Wire, fault: RailFault) {
-        self.handshakes.remove(&wire);
-        let owner = self.owner(wire);
-        self.own(wire, Owner::Nobody);
-        if let Owner::Rail { peer: at, rail } = owner {
+        let greeted = self.handshakes.remove(&wire);
+        if let Some(Handshaking { path, .. }) = greeted.filter(|_| fault == RailFault::Protocol) {
+            self.count_fault(path, HandshakeFault::Malformed);
+        }
+        // Not by the table of owners: a new connection may have the lost one's place there already.
+        let rail = self.rail_on(wire);
+        if self.is_listed(wire) {
+            self.own(wire, Owner::Nobody);
+        }
+        if let Some((at, rail)) = rail {
             let end = &mut self.peers[at].rails[rail];
             end.wire = None;
             if fault == RailFault::Protocol {

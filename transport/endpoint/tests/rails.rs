@@ -1,0 +1,67 @@
+//! Rails that come and go in awkward moments.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod support;
+
+use ProviderKind::Tcp;
+use std::net::TcpListener;
+use std::time::Duration;
+use support::{Pair, endpoint, plan};
+use transport_endpoint::{ProviderKind, RailAddress, Verdict};
+use transport_proto::identity::{LinkId, NodeId, Path, RailId};
+use transport_proto::rail::RailState;
+use transport_proto::route::Spread;
+
+fn path(link: u8, rail: u8) -> Path {
+    Path { link: LinkId(link), rail: RailId(rail) }
+}
+
+/// A connection that was closed had its place taken by the next dial before its end was reported. The end then was
+/// nobody's, and the rail waited for it for ever.
+// proves: T6
+#[test]
+fn a_rail_that_closes_while_another_dials_comes_back() {
+    let mut pair = Pair {
+        nodes: [endpoint(1, 100), endpoint(2, 200)],
+        rails: plan(&[&[Tcp, Tcp]]),
+        spread: Spread::Home,
+    };
+    let (steady, absent) = (path(0, 0), path(0, 1));
+    // Something else listens where node 1's second rail should: node 2 dials it again and again.
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    let elsewhere = RailAddress::Tcp(stranger.local_addr().unwrap());
+    let mut here = pair.peer_plan(1);
+    for rail in &mut here.rails {
+        rail.monitored = rail.path == steady;
+        if rail.path == absent {
+            rail.remote = elsewhere.clone();
+        }
+    }
+    pair.nodes[1].core().set_peer(&here).unwrap();
+    let mut there = pair.peer_plan(0);
+    there.rails.retain(|rail| rail.path == steady);
+    pair.nodes[0].core().set_peer(&there).unwrap();
+    let verdicts = pair.nodes[1].verdicts();
+    let say = |up| verdicts.post(Verdict { peer: NodeId(1), path: steady, up, round_trip: Duration::ZERO });
+    let state = |pair: &mut Pair, path: Path| {
+        let status = pair.nodes[1].core().status();
+        let mut rails = status.peers[0].links.iter().flat_map(|link| &link.rails);
+        rails.find(|rail| rail.path == path).unwrap().state
+    };
+    for _ in 0..5 {
+        say(true);
+        pair.until("the steady rail is up", |pair| state(pair, steady) == RailState::Up);
+        pair.until("the other is hung up on", |pair| {
+            while stranger.accept().is_ok() {}
+            state(pair, absent) == RailState::Down
+        });
+        // SLEEP: the next dial falls due by time alone, and here it must meet the close in one turn.
+        std::thread::sleep(Duration::from_millis(700));
+        say(false);
+        pair.until("the steady rail is closed", |pair| state(pair, steady) != RailState::Up);
+    }
+    say(true);
+    pair.until("the steady rail is back", |pair| state(pair, steady) == RailState::Up);
+}
