@@ -16,7 +16,6 @@ use crate::socket::{self, Dial};
 use crate::table::{Slot, Table};
 use crate::writer::{COPIED_BYTES_MAX, Held};
 use mio::{Registry, Token};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 use transport_buf::{Chunk, RegionError, Slab, SlabRefusal};
@@ -50,8 +49,6 @@ pub struct TcpProvider {
     now: Time,
     /// The readable while they are worked on; kept for its memory.
     readable_now: Vec<Slot>,
-    /// Connections that are gone already and wait to be reported.
-    ended: VecDeque<(ConnectionId, RailFault)>,
     faults: TcpFaults,
 }
 
@@ -69,7 +66,6 @@ impl TcpProvider {
             listeners: Listeners::new(),
             now: Time::default(),
             readable_now: Vec::with_capacity(CONNECTIONS_MAX),
-            ended: VecDeque::with_capacity(CONNECTIONS_MAX),
             faults: TcpFaults::default(),
         })
     }
@@ -326,7 +322,7 @@ impl Provider for TcpProvider {
             }
             Dial::Refused => {
                 let id = self.table.stillborn().ok_or(DialRefusal::TooMany)?;
-                self.ended.push_back((id, RailFault::Refused));
+                self.table.ended.push_back((id, RailFault::Refused));
                 Ok(id)
             }
         }
@@ -407,7 +403,7 @@ impl Provider for TcpProvider {
     fn poll(&mut self, now: Time, sink: &mut impl Sink) -> usize {
         self.now = self.now.max(now);
         let mut reports = 0;
-        while let Some((id, fault)) = self.ended.pop_front() {
+        while let Some((id, fault)) = self.table.ended.pop_front() {
             sink.lost(id, fault);
             reports += 1;
         }
@@ -424,7 +420,7 @@ impl Provider for TcpProvider {
     fn arm(&mut self) -> bool {
         self.flush();
         let table = &self.table;
-        let idle = self.ended.is_empty()
+        let idle = table.ended.is_empty()
             && table.dialing.is_empty()
             && table.establishing.is_empty()
             && table.readable.is_empty()
@@ -463,7 +459,7 @@ impl Provider for TcpProvider {
         // A last word (an orderly end) leaves if the kernel takes it at once.
         open.flush();
         self.remove(connection.slot() as Slot);
-        self.ended.push_back((connection, RailFault::Closed));
+        self.table.ended.push_back((connection, RailFault::Closed));
     }
 
     fn memory_bytes(&self) -> usize {

@@ -5,9 +5,10 @@ use crate::options::TcpOptions;
 use crate::provider::CONNECTIONS_MAX;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use transport_proto::time::Time;
-use transport_provider::{ConnectionId, RailName};
+use transport_provider::{ConnectionId, RailFault, RailName};
 
 /// Sockets that are read directly at the most: each costs a system call a poll.
 const HOT_MAX: usize = 4;
@@ -34,6 +35,9 @@ pub(crate) struct Table {
     pub(crate) establishing: Vec<Slot>,
     /// Their dial may be decided.
     pub(crate) dialing: Vec<Slot>,
+    /// Gone already, to be reported as lost. Until then nobody else gets their slot: whoever keeps a table by slot
+    /// would take the end of the old connection for that of the new one.
+    pub(crate) ended: VecDeque<(ConnectionId, RailFault)>,
 }
 
 impl Table {
@@ -49,6 +53,7 @@ impl Table {
             refused: list(),
             establishing: list(),
             dialing: list(),
+            ended: VecDeque::with_capacity(CONNECTIONS_MAX),
         }
     }
 
@@ -76,7 +81,8 @@ impl Table {
     }
 
     fn free(&self) -> Option<usize> {
-        self.connections.iter().position(Option::is_none)
+        let ending = |slot| self.ended.iter().any(|(id, _)| id.slot() == slot);
+        (0..CONNECTIONS_MAX).find(|slot| self.connections[*slot].is_none() && !ending(*slot))
     }
 
     fn name(&mut self, slot: usize) -> ConnectionId {
