@@ -114,17 +114,18 @@ pub struct Delivery<'a> {
     /// Control part, a private copy.
     pub control: &'a [u8],
     data: Arrived<'a>,
-    /// Position of the sender among the endpoint's peers.
-    at: usize,
+    /// Position of the sender among the endpoint's peers, and its life.
+    sender: (usize, Option<Incarnation>),
 }
 
 impl<'a> Delivery<'a> {
     pub(crate) fn new(
-        (at, from, client): (usize, NodeId, ClientId),
+        sender: (usize, Option<Incarnation>),
+        (from, client): (NodeId, ClientId),
         control: &'a [u8],
         data: Arrived<'a>,
     ) -> Delivery<'a> {
-        Delivery { from, client, control, data, at }
+        Delivery { from, client, control, data, sender }
     }
 
     /// Data part.
@@ -141,6 +142,6 @@ impl<'a> Delivery<'a> {
             Arrived::Borrowed(bytes) => LeasedBytes::Inline(InlineBytes::new(bytes)),
             Arrived::Owned(bytes) => bytes,
         };
-        Lease::new(bytes, core.enter_lease(self.at, self.client))
+        Lease::new(bytes, core.enter_lease(self.sender, self.client))
     }
 }

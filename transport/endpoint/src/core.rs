@@ -13,7 +13,7 @@ use std::sync::Arc;
 use transport_buf::ledger::LeaseLedger;
 use transport_buf::{Chunk, Slab};
 use transport_proto::cluster_key::ClusterKey;
-use transport_proto::identity::{ClientId, Epoch, Incarnation, NodeId, Path, Sequence};
+use transport_proto::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Path, Sequence};
 use transport_proto::session::SendRefusal;
 use transport_proto::time::Time;
 use transport_proto::wire::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, FRAGMENT_EXTENSION_BYTES, FragmentExtension};
@@ -249,34 +249,54 @@ impl Core {
         }
     }
 
-    /// Posts what no rail has taken yet, as far as rails take it now.
+    /// Posts what no rail has taken yet, as far as rails take it now: a fragment of each client in turn, and another
+    /// client first each time, so that none lives on what the others leave (SPEC T2).
     pub(crate) fn pump(&mut self, at: usize) {
-        self.peers[at].stalled = false;
-        for client in 0..transport_proto::identity::CLIENTS_MAX as u16 {
-            let client = ClientId(client);
-            let mut from = (Sequence(0), 0);
-            while let Some((sequence, fragment)) = self.peers[at].session.next_unposted(client, from) {
-                if !self.post(at, client, sequence, fragment) {
-                    break;
+        let peer = &mut self.peers[at];
+        peer.stalled = false;
+        peer.first = (peer.first + 1) % CLIENTS_MAX as u32;
+        let first = peer.first;
+        let mut from = [(Sequence(0), 0); CLIENTS_MAX];
+        let mut waiting = self.clients.rotate_right(first);
+        while waiting != 0 {
+            let mut bits = waiting;
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                let client = ((bit + first) % u32::BITS) as usize;
+                let id = ClientId(client as u16);
+                match self.peers[at].session.next_unposted(id, from[client]) {
+                    Some((sequence, fragment)) if self.post(at, id, sequence, fragment) => {
+                        from[client] = (sequence, fragment);
+                    }
+                    _ => waiting &= !(1 << bit),
                 }
-                from = (sequence, fragment);
             }
         }
     }
 
     /// Opens a client: from now on messages for it are taken. Registered clients stay for the endpoint's life.
     pub fn open_client(&mut self, client: ClientId) {
-        assert!(usize::from(client.0) < transport_proto::identity::CLIENTS_MAX, "no such client number");
+        assert!(usize::from(client.0) < CLIENTS_MAX, "no such client number");
         self.clients |= 1 << client.0;
-        for peer in &mut self.peers {
-            peer.session.open(client);
+        for at in 0..self.peers.len() {
+            if self.peers[at].session.open(client) {
+                self.restart_rails(at, |_| true);
+            }
         }
     }
 
     /// Enters a lease for the message that is being delivered. There is an entry per credit, so one is free; if a
     /// new life of the peer has begun meanwhile, the lease counts against nobody.
-    pub(crate) fn enter_lease(&mut self, at: usize, client: ClientId) -> Option<(Arc<LeaseLedger>, u16)> {
+    pub(crate) fn enter_lease(
+        &mut self,
+        (at, life): (usize, Option<Incarnation>),
+        client: ClientId,
+    ) -> Option<(Arc<LeaseLedger>, u16)> {
         let peer = &mut self.peers[at];
+        if peer.session.peer_incarnation() != life {
+            return None;
+        }
         let ledger = &peer.ledgers[usize::from(client.0)];
         let hint = peer.session.counters().messages_delivered as usize;
         let entry = ledger.enter(self.now.0, hint)?;

@@ -74,7 +74,7 @@ fn frame<C: Clients>(
             if matches!(header.frame_type(), Some(FrameType::HelloAck)) {
                 return core.on_greeting(wire, header, control);
             }
-            if core.peers[peer].rails[rail].wire != Some(wire) {
+            if core.peers[peer].rails[rail].proven != Some(wire) {
                 return;
             }
             peer
@@ -86,7 +86,7 @@ fn frame<C: Clients>(
     let (to, notices) = (core.peers[at].node, &mut core.notices);
     let session = &mut core.peers[at].session;
     if session.admit(header).is_err() {
-        return;
+        return withhold(core, wire, data);
     }
     let pool = &mut core.outgoing;
     let complete = |kept: Retained<OutgoingId>| {
@@ -125,6 +125,18 @@ fn frame<C: Clients>(
             ready(core, clients, at, client);
         }
         _ => {}
+    }
+}
+
+/// A message is dropped that its sender will send again, over shared memory from this very chunk. Returned, it would
+/// be filled anew before that; so it is withheld, and the rail connects anew, with new memory, before it is sent again.
+#[cold]
+fn withhold(core: &mut Core, wire: Wire, data: Noted) {
+    if let (ProviderKind::Shm, Noted::Chunk(chunk), Owner::Rail { peer, rail }) =
+        (wire.kind, data, core.owner(wire))
+    {
+        chunk.give_away();
+        core.peers[peer].rails[rail].withheld = true;
     }
 }
 
@@ -246,7 +258,7 @@ fn deliver<C: Clients>(
     };
     peer.session.count_delivery(length);
     let life = peer.session.peer_incarnation();
-    let delivery = Delivery::new((at, peer.node, client), control, data);
+    let delivery = Delivery::new((at, life), (peer.node, client), control, data);
     core.leased = false;
     clients.deliver(core, delivery);
     let peer = &mut core.peers[at];

@@ -370,6 +370,7 @@ impl Core {
                 let posted =
                     self.providers.post(wire, &header, &[], &[], transport_provider::PayloadSlice::EMPTY);
                 if posted.is_err() {
+                    peer.stalled = true;
                     break;
                 }
                 peer.session.told(client);
@@ -379,8 +380,14 @@ impl Core {
 
     /// When the transport next wants to be polled though nothing has arrived.
     pub(crate) fn next_deadline(&self) -> Time {
+        if !self.notices.is_empty() {
+            // Left by a call from outside of the round (a new configuration): the clients hear it in the next.
+            return self.now;
+        }
         let acks = self.peers.iter().map(|peer| {
-            if peer.session.routes().any_up() { peer.session.ack_deadline() } else { Time::NEVER }
+            // One that no rail takes now goes with the stalled: a deadline that has passed would keep the thread awake.
+            let may = peer.session.routes().any_up() && !peer.stalled;
+            if may { peer.session.ack_deadline() } else { Time::NEVER }
         });
         let stalled = self.peers.iter().any(|peer| peer.stalled);
         let retry = if stalled { self.now + Duration::from_millis(1) } else { Time::NEVER };

@@ -2,7 +2,7 @@
 
 use crate::client::{PeerEvent, Tag};
 use crate::core::{Core, Notice, Owner};
-use crate::peer::Peer;
+use crate::peer::{Peer, RailEnd};
 use crate::plan::{PeerPlan, RailAddress};
 use crate::providers::Wire;
 use core::time::Duration;
@@ -163,10 +163,23 @@ impl Core {
             let node = self.peers[at].node;
             let replays = self.peers[at].session.configure(epoch, members.contains(&node));
             self.peers[at].stalled |= replays;
+            if members.contains(&node) {
+                self.restart_rails(at, |end| end.withheld);
+            }
             let Some(&(_, gone)) = departed.iter().find(|(left, _)| *left == node) else { continue };
             self.peers[at].dead = self.peers[at].dead.max(gone);
             if self.peers[at].session.peer_incarnation().is_some_and(|life| life <= gone) {
                 self.drop_life(at);
+            }
+        }
+    }
+
+    /// Closes those of a peer's rails, to connect anew; what they carried is sent again.
+    pub(crate) fn restart_rails(&mut self, at: usize, which: impl Fn(&RailEnd) -> bool) {
+        for rail in 0..self.peers[at].rails.len() {
+            if which(&self.peers[at].rails[rail]) {
+                let action = self.peers[at].rails[rail].machine.fail();
+                self.act(at, rail, action);
             }
         }
     }
@@ -235,8 +248,11 @@ impl Core {
                 self.close_rail(at, rail);
             }
         }
-        let deadline = self.peers[at].rails[rail].machine.deadline();
-        self.rails_deadline = self.rails_deadline.min(deadline);
+        // A retired rail is not ticked, so its deadline would never pass and no sleep would last.
+        let end = &self.peers[at].rails[rail];
+        if !end.retired {
+            self.rails_deadline = self.rails_deadline.min(end.machine.deadline());
+        }
     }
 
     fn dial(&mut self, at: usize, rail: usize) {
@@ -479,6 +495,7 @@ impl Core {
         if stranger {
             self.displace(at, rail, wire);
         }
+        self.peers[at].rails[rail].proven = Some(wire);
         self.providers.establish(wire);
     }
 
@@ -533,7 +550,7 @@ impl Core {
             self.act(at, rail, action);
         }
         let end = &mut self.peers[at].rails[rail];
-        end.wire = Some(wire);
+        (end.wire, end.withheld) = (Some(wire), false);
         end.machine.accepted(self.now);
         self.rails_deadline = self.rails_deadline.min(end.machine.deadline());
         self.own(wire, Owner::Rail { peer: at, rail });
@@ -558,7 +575,7 @@ impl Core {
         }
         if let Some((at, rail)) = rail {
             let end = &mut self.peers[at].rails[rail];
-            end.wire = None;
+            (end.wire, end.proven, end.withheld) = (None, None, false);
             if fault == RailFault::Protocol {
                 let path = end.plan.path;
                 tracing::warn!(

@@ -16,6 +16,10 @@ pub(crate) struct RailEnd {
     pub(crate) plan: RailPlan,
     pub(crate) machine: Rail,
     pub(crate) wire: Option<Wire>,
+    /// The connection whose other end has proved to be the peer: only its frames are the peer's words.
+    pub(crate) proven: Option<Wire>,
+    /// Chunks of its memory are withheld from the peer until it connects anew.
+    pub(crate) withheld: bool,
     pub(crate) generation: RailGeneration,
     /// Removed by the configuration; forgotten as soon as its connection is gone.
     pub(crate) retired: bool,
@@ -38,6 +42,8 @@ pub(crate) struct Peer {
     pub(crate) lending: u32,
     /// Some frame waits for a provider to have room.
     pub(crate) stalled: bool,
+    /// The client that was first served when something was last posted late.
+    pub(crate) first: u32,
     pub(crate) reachable: bool,
     /// The latest life that the configuration dropped; it and all before it stay out.
     pub(crate) dead: Incarnation,
@@ -56,6 +62,7 @@ impl Peer {
             told: [0; CLIENTS_MAX],
             lending: 0,
             stalled: false,
+            first: 0,
             reachable: false,
             dead: Incarnation(0),
             latest: Incarnation(0),
@@ -72,6 +79,8 @@ impl Peer {
             plan,
             machine,
             wire: None,
+            proven: None,
+            withheld: false,
             generation: RailGeneration(0),
             retired: false,
             connections: 0,

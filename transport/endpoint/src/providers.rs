@@ -128,6 +128,8 @@ impl Providers {
 
     /// Arms all; `false` if one has something already (and then none stays armed).
     pub(crate) fn arm(&mut self) -> bool {
+        // What was posted since the last round must not wait, with a sleeping peer, until this side wakes.
+        self.flush(true);
         let quiet = self.shm.arm() && self.tcp.arm();
         if !quiet {
             self.disarm();

@@ -136,6 +136,8 @@ pub struct Session<M, H> {
     /// The peer was asked to send again. Asked anew whenever a path is lost, which may have carried the question.
     asks_replay: bool,
     routes: Routes,
+    /// Bit per client that is not open here and for which messages of the peer's present life were dropped.
+    unopened: u32,
     streams: [Option<Box<Stream<M, H>>>; CLIENTS_MAX],
     /// Bit per client whose peer is owed an acknowledgement or credit.
     owing: u32,
@@ -155,6 +157,7 @@ impl<M, H> Session<M, H> {
             dropped_frames: false,
             asks_replay: false,
             routes: Routes::new(spread),
+            unopened: 0,
             streams: core::array::from_fn(|_| None),
             owing: 0,
             counters: SessionCounters::default(),
@@ -186,11 +189,14 @@ impl<M, H> Session<M, H> {
         &mut self.routes
     }
 
-    /// Opens a client's traffic; a client that is open stays as it is.
-    pub fn open(&mut self, client: ClientId) {
-        if let Some(place) = self.streams.get_mut(usize::from(client.0)) {
-            place.get_or_insert_default();
-        }
+    /// Opens a client's traffic; a client that is open stays as it is. `true`: messages for it were dropped before,
+    /// and those after them would wait for ever: the caller starts the peer's rails over, and they are sent again.
+    pub fn open(&mut self, client: ClientId) -> bool {
+        let Some(place) = self.streams.get_mut(usize::from(client.0)) else { return false };
+        place.get_or_insert_default();
+        let dropped = self.unopened & (1 << client.0) != 0;
+        self.unopened &= !(1 << client.0);
+        dropped
     }
 
     /// One client's traffic, if open.
@@ -393,6 +399,7 @@ impl<M, H> Session<M, H> {
         }
         if self.peek(header.client()).is_none() {
             self.counters.frames_dropped += 1;
+            self.unopened |= 1u32.checked_shl(header.client().0.into()).unwrap_or(0);
             return Err(FrameDrop::NoClient);
         }
         Ok(())
@@ -599,6 +606,7 @@ impl<M, H> Session<M, H> {
         self.local_incarnation = local_incarnation;
         self.dropped_frames = false;
         self.asks_replay = false;
+        self.unopened = 0;
         self.owing = 0;
     }
 }

@@ -27,10 +27,15 @@ pub(crate) struct Ear {
     /// Keep the data of this client's messages instead of releasing it.
     pub(crate) keep: Option<ClientId>,
     pub(crate) leases: Vec<Lease>,
+    /// What the call-back of a delivery does first, once.
+    pub(crate) first: Option<fn(&mut Core)>,
 }
 
 impl Clients for Ear {
     fn deliver(&mut self, core: &mut Core, delivery: Delivery<'_>) {
+        if let Some(first) = self.first.take() {
+            first(core);
+        }
         let data = delivery.data().to_vec();
         self.messages.push((delivery.from, delivery.client, delivery.control.to_vec(), data));
         if self.keep == Some(delivery.client) {
