@@ -345,7 +345,7 @@ impl BlockEngine {
 
     /// Prepares to sleep; `false`: a disk has finished something, poll again.
     pub fn arm(&mut self) -> bool {
-        self.completions.is_empty() && self.disks.iter_mut().all(Disk::arm)
+        self.completions.is_empty() && self.events.is_empty() && self.disks.iter_mut().all(Disk::arm)
     }
 
     /// Carries out what the machines want, until they want nothing more. What is asked for from within is carried

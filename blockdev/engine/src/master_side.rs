@@ -35,7 +35,9 @@ impl BlockEngine {
     pub(crate) fn on_request(&mut self, core: &mut Core, request: Request, delivery: Delivery<'_>) {
         let from = delivery.from;
         if let Err(fault) = request.check_data_length(delivery.data().len()) {
-            return self.wire_fault(from, fault);
+            self.wire_fault(from, fault);
+            let answer = request.answered(Verdict::Errno(BlockErrno::Einval));
+            return self.reply(core, Reply { to: from, answer }, None);
         }
         if request.operation != Operation::Write {
             return self.admit(core, from, request, None, None);
