@@ -1,0 +1,61 @@
+//! What a node costs while nothing is asked of it, and what it leaves behind.
+
+use fixtures_lab::{Cluster, ClusterPlan, Load};
+use std::time::Duration;
+
+const NETDISK: &str = env!("CARGO_BIN_EXE_netdisk");
+/// The node without a disk.
+const FAR: u16 = 3;
+/// Long enough that one heartbeat more or less does not count.
+const WATCHED: Duration = Duration::from_secs(4);
+
+// proves: T12
+#[test]
+fn an_idle_node_uses_less_than_a_hundredth_of_a_core_and_stays_within_its_memory() {
+    let mut cluster = Cluster::start(NETDISK, ClusterPlan::default());
+    let socket = cluster.nbd_socket(FAR);
+    let load = Load::start(&socket, 4, 0..1024);
+    load.goes_on(2000);
+    load.finish();
+    cluster.until_status(FAR, "nobody is connected", |status| status.nbd[0].connections == 0);
+    let before: Vec<Duration> = cluster.ids().map(|id| cluster.node(id).processor_time()).collect();
+    // SLEEP: what is measured is how little happens while time passes.
+    std::thread::sleep(WATCHED);
+    for (id, before) in cluster.ids().zip(before) {
+        let used = cluster.node(id).processor_time() - before;
+        println!("node {id}: {used:?} of {WATCHED:?}");
+        assert!(used < WATCHED / 100, "node {id} used {used:?} of {WATCHED:?} while idle");
+        let memory = cluster.status(id).unwrap().memory;
+        assert!(memory.resident_bytes > 0 && memory.transport_bytes > 0);
+        assert!(memory.resident_bytes <= memory.budget_bytes, "node {id}: {memory:?}");
+        let socket = cluster.admin_socket(id).display().to_string();
+        let text = cluster.netdisk(&["status", "--socket", &socket]).expect_success().out;
+        assert!(text.contains("MiB resident") && text.contains("256 MiB budget"), "{text}");
+    }
+}
+
+// proves: B13
+#[test]
+fn a_stopped_node_ends_well_and_leaves_no_socket_behind() {
+    let mut cluster = Cluster::start(NETDISK, ClusterPlan::default());
+    let idle = fixtures_lab::NbdClient::open(&cluster.nbd_socket(FAR), "vd0").unwrap();
+    assert!(cluster.nbd_socket(FAR).exists() && cluster.admin_socket(FAR).exists());
+    for id in cluster.ids() {
+        cluster.stop_node(id);
+        assert!(!cluster.admin_socket(id).exists(), "the admin socket of node {id} is left behind");
+        assert!(cluster.log(id).contains("stopped"));
+    }
+    assert!(!cluster.nbd_socket(FAR).exists(), "the NBD socket is left behind");
+    drop(idle);
+    cluster.ids().for_each(|id| cluster.start_node(id));
+    cluster.until_whole();
+}
+
+// proves: C3
+#[test]
+fn status_of_a_node_that_does_not_run_says_what_to_do() {
+    let cluster = Cluster::prepare(NETDISK, ClusterPlan::default());
+    let socket = cluster.admin_socket(1).display().to_string();
+    let said = cluster.netdisk(&["status", "--socket", &socket]).expect_refusal();
+    assert!(said.contains(&socket) && said.contains("is the node running"), "{said}");
+}
