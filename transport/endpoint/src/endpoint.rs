@@ -114,7 +114,7 @@ pub struct Endpoint<C: Clients> {
 /// Rounds of spinning between two looks at the operating system's event queue (0.3 µs each).
 const ROUNDS_PER_LOOK: u32 = 512;
 /// Turns of the loop between two readings of the clock (20 to 30 ns each) while nothing is found.
-const TURNS_PER_CLOCK: u32 = 8;
+const TURNS_PER_CLOCK: u32 = 16;
 /// Turns in a row after which a provider counts as silent.
 const SILENT_TURNS: u32 = 256;
 /// Longest sleep while leases are out: a lease dropped by another thread returns its credit by then.
@@ -213,7 +213,7 @@ impl<C: Clients> Endpoint<C> {
     /// One round: takes what has arrived, calls the clients, sends what is due. Returns how much was found; 0 = idle.
     ///
     /// Idle rounds are kept short, since a spinning core spends most of its time in them: the clock is read and the
-    /// housekeeping done in every eighth, and a provider that has long been silent is asked in every eighth too.
+    /// housekeeping done in every sixteenth, and a provider that has long been silent is asked in every sixteenth too.
     #[inline]
     pub fn poll(&mut self) -> usize {
         self.turns = self.turns.wrapping_add(1);
