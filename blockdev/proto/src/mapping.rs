@@ -31,8 +31,8 @@ pub struct Mapping {
     pub epoch: Epoch,
     /// Nodes that reach the disk in order of preference, `None` after the last.
     pub candidates: [Option<Candidate>; CANDIDATES_MAX],
-    /// The one node that serves it at this number: the first candidate that is a live member and whose path is not
-    /// broken. `None` while there is none; then requests wait.
+    /// The one node that serves it at this number, see [`Mapping::choose_serving`]. `None` while there is none; then
+    /// requests wait.
     pub serving: Option<NodeId>,
     /// Bytes of the whole virtual disk, a multiple of `block_bytes`.
     pub size_bytes: u64,
@@ -102,9 +102,14 @@ impl Mapping {
         self.candidates.iter().flatten().filter(|candidate| !candidate.path_broken).count()
     }
 
-    /// Picks the serving node: the first candidate that is live and not broken.
+    /// Picks the serving node: the first candidate that is live and not broken. When every path was found broken, one
+    /// after the other, none is better than another: then the first that is live, which may reach the disk again by
+    /// now, and whose errors are the clients' if it does not.
     pub fn choose_serving(&self, is_live: impl Fn(NodeId) -> bool) -> Option<NodeId> {
-        let usable = |candidate: &&Candidate| !candidate.path_broken && is_live(candidate.node);
+        let all_are_broken = self.usable_candidates() == 0;
+        let usable = |candidate: &&Candidate| {
+            (all_are_broken || !candidate.path_broken) && is_live(candidate.node)
+        };
         self.candidates.iter().flatten().find(usable).map(|candidate| candidate.node)
     }
 
