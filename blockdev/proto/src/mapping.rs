@@ -107,9 +107,8 @@ impl Mapping {
     /// now, and whose errors are the clients' if it does not.
     pub fn choose_serving(&self, is_live: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let all_are_broken = self.usable_candidates() == 0;
-        let usable = |candidate: &&Candidate| {
-            (all_are_broken || !candidate.path_broken) && is_live(candidate.node)
-        };
+        let usable =
+            |candidate: &&Candidate| (all_are_broken || !candidate.path_broken) && is_live(candidate.node);
         self.candidates.iter().flatten().find(usable).map(|candidate| candidate.node)
     }
 
