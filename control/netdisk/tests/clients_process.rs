@@ -1,5 +1,7 @@
 //! Other people's NBD clients against the export of a node that holds no disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use fixtures_lab::{Cluster, ClusterPlan, Program};
 use std::path::Path;
 

@@ -1,6 +1,8 @@
 //! The node that serves the disk is killed, paused and brought back while clients of another node use it.
 
-use fixtures_lab::{Cluster, ClusterPlan, Load, Program};
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use fixtures_lab::{Cluster, ClusterPlan, Load, NbdClient, Program};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -147,4 +149,19 @@ fn a_primary_that_is_stopped_in_order_hands_over_and_clients_see_no_error() {
     load.goes_on(500);
     load.finish().verify(&socket);
     assert!(cluster.log(1).contains("stopped"));
+}
+
+/// What all tests here lean on: the ledger sees one wrong block.
+#[test]
+#[should_panic(expected = "1 blocks are wrong")]
+fn a_block_changed_behind_the_back_of_the_load_is_found() {
+    let cluster = cluster();
+    let socket = cluster.nbd_socket(FAR);
+    let load = Load::start(&socket, WORKERS, BLOCKS);
+    load.goes_on(500);
+    let ledger = load.finish();
+    let block = ledger.first_block().unwrap();
+    let mut intruder = NbdClient::open(&socket, "vd0").unwrap();
+    intruder.write(block * 4096 + 4095, &[0xaa], false).unwrap();
+    ledger.verify(&socket);
 }

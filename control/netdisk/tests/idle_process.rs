@@ -1,5 +1,7 @@
 //! What a node costs while nothing is asked of it, and what it leaves behind.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use fixtures_lab::{Cluster, ClusterPlan, Load};
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! Real cables, really pulled: nodes in network namespaces that can no longer reach each other, but all of which
 //! still reach the disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use fixtures_lab::{Cluster, ClusterPlan, Load, RailKind};
 
 const NETDISK: &str = env!("CARGO_BIN_EXE_netdisk");

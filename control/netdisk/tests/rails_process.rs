@@ -1,5 +1,7 @@
 //! Rails and links are cut under load on one machine: shared memory gives over to TCP and back.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use fixtures_lab::{Cluster, ClusterPlan, Load, RailKind};
 
 const NETDISK: &str = env!("CARGO_BIN_EXE_netdisk");

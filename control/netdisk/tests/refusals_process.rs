@@ -1,6 +1,8 @@
 //! Mistakes and mishaps at the start of a node: it does not start, names the place and says what to do; nodes that
 //! run already live on.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use fixtures_lab::{Cluster, ClusterPlan, Folder, Load, Program, until};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;

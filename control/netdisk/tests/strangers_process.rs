@@ -1,5 +1,7 @@
 //! Things that are no members of the cluster talk to its ports: they are dropped, counted and logged once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use fixtures_lab::{Cluster, ClusterPlan, Load, until};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream, UdpSocket};

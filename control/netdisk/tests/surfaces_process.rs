@@ -1,5 +1,7 @@
 //! One NBD client behaves badly while others work: the daemon lives on, and the others see nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use fixtures_lab::{Asked, Cluster, ClusterPlan, Load, NbdClient, until};
 use std::io::{Read, Write};
 use std::net::Shutdown;
