@@ -17,11 +17,11 @@ pub struct Candidate {
     pub path_broken: bool,
 }
 
-/// One virtual disk as the configuration sees it at one configuration number (SPEC B6). All nodes hold the same row
-/// at the same number; whoever holds a lower one knows by comparing that its view is stale.
+/// One virtual disk as the configuration sees it at one configuration number (SPEC B6). All nodes hold the
+/// same row at the same number; whoever holds a lower one knows by comparing that its view is stale.
 ///
-/// A new number is given to every row at each change of membership, also to rows that did not change: raising the
-/// gate of a volume is what shuts out the late requests of a node that left, as driver as well as master.
+/// A new number is given to every row at each change of membership, also to rows that did not change: raising
+/// the gate of a volume is what shuts out the late requests of a node that left, as driver as well as master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// The virtual disk.
@@ -31,8 +31,8 @@ pub struct Mapping {
     pub epoch: Epoch,
     /// Nodes that reach the disk in order of preference, `None` after the last.
     pub candidates: [Option<Candidate>; CANDIDATES_MAX],
-    /// The one node that serves it at this number, see [`Mapping::choose_serving`]. `None` while there is none; then
-    /// requests wait.
+    /// The one node that serves it at this number, see [`Mapping::choose_serving`]. `None` while there is
+    /// none; then requests wait.
     pub serving: Option<NodeId>,
     /// Bytes of the whole virtual disk, a multiple of `block_bytes`.
     pub size_bytes: u64,
@@ -102,9 +102,9 @@ impl Mapping {
         self.candidates.iter().flatten().filter(|candidate| !candidate.path_broken).count()
     }
 
-    /// Picks the serving node: the first candidate that is live and not broken. When every path was found broken, one
-    /// after the other, none is better than another: then the first that is live, which may reach the disk again by
-    /// now, and whose errors are the clients' if it does not.
+    /// Picks the serving node: the first candidate that is live and not broken. When every path was found
+    /// broken, one after the other, none is better than another: then the first that is live, which may reach
+    /// the disk again by now, and whose errors are the clients' if it does not.
     pub fn choose_serving(&self, is_live: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let all_are_broken = self.usable_candidates() == 0;
         let usable =

@@ -1,6 +1,6 @@
-//! The safety rules that a master obeys, as a type, so that tests can build a master that breaks one of them and see
-//! whether their checkers notice. A rule is settled when a program is compiled: a master of [`Strict`] rules carries
-//! no switch that a fault or a flag could turn, and costs nothing more.
+//! The safety rules that a master obeys, as a type, so that tests can build a master that breaks one of them
+//! and see whether their checkers notice. A rule is settled when a program is compiled: a master of
+//! [`Strict`] rules carries no switch that a fault or a flag could turn, and costs nothing more.
 
 /// Which safety rules a master obeys. Every product runs [`Strict`], which a plain `Master` names.
 pub trait Rules {

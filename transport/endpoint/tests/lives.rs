@@ -47,8 +47,8 @@ fn a_life_that_has_left_is_shut_out_and_its_client_is_told() {
     assert_eq!(pair.nodes[0].core().peer_incarnation(TWO), None);
 }
 
-/// A node knows of its membership before one of its peers does. What it sent that peer was dropped, and everything
-/// after it waited until the rail died.
+/// A node knows of its membership before one of its peers does. What it sent that peer was dropped, and
+/// everything after it waited until the rail died.
 // proves: T10 T11
 #[test]
 fn what_a_joining_node_says_too_early_arrives_once_it_is_a_member_without_losing_a_rail() {

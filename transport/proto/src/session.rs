@@ -1,14 +1,15 @@
-//! Everything that lives between this incarnation of a node and one incarnation of a peer: each client's ordered
-//! traffic, its credits, the acknowledgements that are due, and the paths that are up.
+//! Everything that lives between this incarnation of a node and one incarnation of a peer: each client's
+//! ordered traffic, its credits, the acknowledgements that are due, and the paths that are up.
 //!
 //! The reactor calls, by role:
-//! - sending: [`Session::send`] keeps a message, then [`Session::next_unposted`] and [`Session::prepare`] say which
-//!   frames to post where, [`Session::posted`] that a provider took one;
+//! - sending: [`Session::send`] keeps a message, then [`Session::next_unposted`] and [`Session::prepare`] say
+//!   which frames to post where, [`Session::posted`] that a provider took one;
 //! - receiving: [`Session::admit`] first, then [`Session::acknowledge`], then for a message
 //!   [`Session::accept_next`] (the short way) or the receive window of its [`Stream`];
 //! - in between: [`Session::path_up`], [`Session::path_down`], [`Session::due_acks`], [`Session::reset`].
 //!
-//! A message is known by a handle of the reactor's choosing: `M` on its way out, `H` while it waits on its way in.
+//! A message is known by a handle of the reactor's choosing: `M` on its way out, `H` while it waits on its
+//! way in.
 
 use crate::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Path, Sequence};
 use crate::route::{Routes, Spread, fragment_range};
@@ -133,7 +134,8 @@ pub struct Session<M, H> {
     member: bool,
     /// Frames of the peer's present life were dropped because it was no member.
     dropped_frames: bool,
-    /// The peer was asked to send again. Asked anew whenever a path is lost, which may have carried the question.
+    /// The peer was asked to send again. Asked anew whenever a path is lost, which may have carried the
+    /// question.
     asks_replay: bool,
     routes: Routes,
     /// Bit per client that is not open here and for which messages of the peer's present life were dropped.
@@ -189,8 +191,9 @@ impl<M, H> Session<M, H> {
         &mut self.routes
     }
 
-    /// Opens a client's traffic; a client that is open stays as it is. `true`: messages for it were dropped before,
-    /// and those after them would wait for ever: the caller starts the peer's rails over, and they are sent again.
+    /// Opens a client's traffic; a client that is open stays as it is. `true`: messages for it were dropped
+    /// before, and those after them would wait for ever: the caller starts the peer's rails over, and they
+    /// are sent again.
     pub fn open(&mut self, client: ClientId) -> bool {
         let Some(place) = self.streams.get_mut(usize::from(client.0)) else { return false };
         place.get_or_insert_default();
@@ -210,13 +213,13 @@ impl<M, H> Session<M, H> {
         self.streams.get(usize::from(client.0))?.as_deref()
     }
 
-    /// The configuration changed: its number, and whether the peer is a member. Frames of a peer that is none are
-    /// dropped from now on, whatever rail brings them.
+    /// The configuration changed: its number, and whether the peer is a member. Frames of a peer that is none
+    /// are dropped from now on, whatever rail brings them.
     ///
-    /// When a peer becomes a member after frames of its present life were dropped (it knew of its membership first),
-    /// each side would count messages as under way that the other has dropped, and those after them would wait for
-    /// ever. So the peer is asked to send again, and what it has not acknowledged is sent again. `true`: it waits to
-    /// be posted.
+    /// When a peer becomes a member after frames of its present life were dropped (it knew of its membership
+    /// first), each side would count messages as under way that the other has dropped, and those after them
+    /// would wait for ever. So the peer is asked to send again, and what it has not acknowledged is sent
+    /// again. `true`: it waits to be posted.
     pub fn configure(&mut self, epoch: Epoch, member: bool) -> bool {
         let joins = member && !self.member && self.dropped_frames;
         self.epoch = epoch;
@@ -243,8 +246,8 @@ impl<M, H> Session<M, H> {
         }
     }
 
-    /// The peer has dropped messages of this client ([`FLAG_REPLAY`]): whatever is not acknowledged waits to be
-    /// posted again. Returns how many messages that are.
+    /// The peer has dropped messages of this client ([`FLAG_REPLAY`]): whatever is not acknowledged waits to
+    /// be posted again. Returns how many messages that are.
     pub fn replay(&mut self, client: ClientId) -> u32 {
         let Some(stream) = self.streams.get_mut(usize::from(client.0)).and_then(|place| place.as_deref_mut())
         else {
@@ -286,7 +289,8 @@ impl<M, H> Session<M, H> {
         Err(SendRefusal::NoCredit)
     }
 
-    /// Keeps a message; [`Session::may_send`] came just before. It is posted by what [`Session::prepare`] says.
+    /// Keeps a message; [`Session::may_send`] came just before. It is posted by what [`Session::prepare`]
+    /// says.
     #[inline]
     pub fn send(
         &mut self,
@@ -314,7 +318,8 @@ impl<M, H> Session<M, H> {
     }
 
     /// The frame for a fragment of a kept message. `None`: no path is up, or it is complete by now.
-    /// `prefer`: the path to whose peer memory the message was built, taken if it is up and the message is whole.
+    /// `prefer`: the path to whose peer memory the message was built, taken if it is up and the message is
+    /// whole.
     #[inline]
     pub fn prepare(
         &mut self,
@@ -380,8 +385,8 @@ impl<M, H> Session<M, H> {
 
     // --- receiving ---
 
-    /// Whether a frame may be looked at: it is for this node, from the peer's present life, from a member (membership
-    /// traffic may come from a node that wants to become one), for a
+    /// Whether a frame may be looked at: it is for this node, from the peer's present life, from a member
+    /// (membership traffic may come from a node that wants to become one), for a
     /// client that is there.
     #[inline]
     pub fn admit(&mut self, header: &FrameHeader) -> Result<(), FrameDrop> {
@@ -405,8 +410,8 @@ impl<M, H> Session<M, H> {
         Ok(())
     }
 
-    /// Takes in acknowledgement and credit; yields each message that is complete. Returns whether a client that was
-    /// refused for want of credit may send again now.
+    /// Takes in acknowledgement and credit; yields each message that is complete. Returns whether a client
+    /// that was refused for want of credit may send again now.
     #[inline]
     pub fn acknowledge(
         &mut self,
@@ -445,7 +450,8 @@ impl<M, H> Session<M, H> {
         next
     }
 
-    /// Notes `messages` received that must be acknowledged (0: a duplicate, whose sender missed the first one).
+    /// Notes `messages` received that must be acknowledged (0: a duplicate, whose sender missed the first
+    /// one).
     #[inline]
     pub fn owe(&mut self, now: Time, client: ClientId, messages: u32) {
         let Some(stream) = self.stream(client) else { return };
@@ -471,8 +477,8 @@ impl<M, H> Session<M, H> {
         self.counters.frames_dropped += 1;
     }
 
-    /// The client is done with `count` messages: their credit goes back to the peer. It travels with the next frame;
-    /// one of its own is due when the peer may be waiting for it.
+    /// The client is done with `count` messages: their credit goes back to the peer. It travels with the next
+    /// frame; one of its own is due when the peer may be waiting for it.
     #[inline]
     pub fn release(&mut self, now: Time, client: ClientId, count: u32) {
         let Some(stream) = self.stream(client) else { return };
@@ -540,8 +546,8 @@ impl<M, H> Session<M, H> {
 
     // --- paths and lives ---
 
-    /// A path carries payload from now on. Whatever acknowledgement or credit was lost with another rail is told
-    /// again, so that both sides know where they stand before anything is sent again.
+    /// A path carries payload from now on. Whatever acknowledgement or credit was lost with another rail is
+    /// told again, so that both sides know where they stand before anything is sent again.
     pub fn path_up(&mut self, now: Time, path: Path) {
         self.routes.set_up(path, true);
         for client in 0..CLIENTS_MAX as u16 {
@@ -553,8 +559,8 @@ impl<M, H> Session<M, H> {
         }
     }
 
-    /// A path is lost; what it carried and is not acknowledged waits to be posted on another. Returns how many
-    /// messages that are.
+    /// A path is lost; what it carried and is not acknowledged waits to be posted on another. Returns how
+    /// many messages that are.
     pub fn path_down(&mut self, now: Time, path: Path) -> u32 {
         if !self.routes.is_up(path) {
             return 0;
@@ -576,8 +582,8 @@ impl<M, H> Session<M, H> {
         messages
     }
 
-    /// The peer was met in this life. `true`: it is the same as before, or the first. `false`: it is a new life, the
-    /// caller must [`Session::reset`] first (and tell every client that outcomes are unknown).
+    /// The peer was met in this life. `true`: it is the same as before, or the first. `false`: it is a new
+    /// life, the caller must [`Session::reset`] first (and tell every client that outcomes are unknown).
     pub fn meet(&mut self, incarnation: Incarnation) -> bool {
         match self.peer_incarnation {
             None => {
@@ -588,8 +594,8 @@ impl<M, H> Session<M, H> {
         }
     }
 
-    /// Ends the session with the present life of the peer: the outcome of everything not acknowledged is unknown,
-    /// what waits on its way in is dropped. All paths are down afterwards.
+    /// Ends the session with the present life of the peer: the outcome of everything not acknowledged is
+    /// unknown, what waits on its way in is dropped. All paths are down afterwards.
     pub fn reset(&mut self, local_incarnation: Incarnation, mut unknown: impl FnMut(ClientId, Retained<M>)) {
         for (client, stream) in self.streams.iter_mut().enumerate() {
             if let Some(stream) = stream {

@@ -1,9 +1,10 @@
 //! The two ends of one client's ordered traffic between two incarnations: what the sender keeps until it is
 //! acknowledged (replay), and what the receiver has seen (duplicates, gaps, fragments).
 //!
-//! Sequences count per client, not per link: whichever link and rail a frame took, and however often a rail died
-//! under it, the receiver puts it in its place or knows it as a duplicate. So nothing has to be negotiated when a
-//! rail fails: the sender sends again what that rail carried and what is not acknowledged yet (SPEC T6, T10).
+//! Sequences count per client, not per link: whichever link and rail a frame took, and however often a rail
+//! died under it, the receiver puts it in its place or knows it as a duplicate. So nothing has to be
+//! negotiated when a rail fails: the sender sends again what that rail carried and what is not acknowledged
+//! yet (SPEC T6, T10).
 
 use crate::identity::{LINKS_MAX, Path, Sequence};
 use alloc::boxed::Box;
@@ -167,8 +168,8 @@ impl<M> SendWindow<M> {
     }
 
     /// Takes in acknowledgement and credit as they came in a header (low halves); yields each message that is
-    /// complete now, oldest first. Values that lie behind what is known change nothing; an acknowledgement of what
-    /// was never sent is the peer's fault and returns `false`.
+    /// complete now, oldest first. Values that lie behind what is known change nothing; an acknowledgement of
+    /// what was never sent is the peer's fault and returns `false`.
     #[inline]
     pub fn acknowledge(&mut self, ack: u32, credit: u32, mut complete: impl FnMut(Retained<M>)) -> bool {
         let forward = widen(self.acked, ack);
@@ -300,8 +301,8 @@ impl<H> ReceiveWindow<H> {
         assert!(self.released <= self.received(), "released more messages than were delivered");
     }
 
-    /// Takes the next message in order without a detour; the caller delivers it at once. `false`: it is not the next
-    /// one (or others wait behind it), [`ReceiveWindow::offer`] it.
+    /// Takes the next message in order without a detour; the caller delivers it at once. `false`: it is not
+    /// the next one (or others wait behind it), [`ReceiveWindow::offer`] it.
     #[inline]
     pub fn accept_next(&mut self, sequence: Sequence) -> bool {
         let next = sequence.0 == self.expected && self.held == 0 && sequence.0 <= self.credit();
@@ -335,8 +336,8 @@ impl<H> ReceiveWindow<H> {
         Offer::Held
     }
 
-    /// The next message in order, if it has come. To be asked after each [`Offer::Deliver`] and each completed
-    /// assembly, until `None`.
+    /// The next message in order, if it has come. To be asked after each [`Offer::Deliver`] and each
+    /// completed assembly, until `None`.
     #[inline]
     pub fn pop_ready(&mut self) -> Option<H> {
         if self.held == 0 {
@@ -386,7 +387,8 @@ impl<H> ReceiveWindow<H> {
         }
     }
 
-    /// Notes that a fragment is in its place. `true`: the message is complete, ask [`ReceiveWindow::pop_ready`].
+    /// Notes that a fragment is in its place. `true`: the message is complete, ask
+    /// [`ReceiveWindow::pop_ready`].
     pub fn fragment_done(&mut self, sequence: Sequence, index: u16) -> bool {
         let place = &mut self.ring[sequence.0 as usize % WINDOW];
         let Place::Partial { seen, count, .. } = place else { return false };

@@ -1,8 +1,9 @@
 //! The frame: 64 bytes, little-endian, one cache line, the same on every provider.
 //!
-//! A frame is header, then `control_length` bytes of control part, then `data_length` bytes of data part. Over shared
-//! memory and RDMA the data part lies in a chunk of the receiver's slab and the frame only names it; what a
-//! provider needs for that (chunk number, offset) is the provider's own and not part of this layout.
+//! A frame is header, then `control_length` bytes of control part, then `data_length` bytes of data part.
+//! Over shared memory and RDMA the data part lies in a chunk of the receiver's slab and the frame only names
+//! it; what a provider needs for that (chunk number, offset) is the provider's own and not part of this
+//! layout.
 
 use crate::identity::{ClientId, Epoch, Incarnation, LinkId, NodeId, Path, RailGeneration, RailId, Sequence};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
@@ -14,7 +15,8 @@ pub const MAGIC: u16 = u16::from_le_bytes(*b"nd");
 pub const VERSION: u8 = 1;
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 64;
-/// Bytes of a message's control part at the most: a client's request header fits, its payload does not belong here.
+/// Bytes of a message's control part at the most: a client's request header fits, its payload does not belong
+/// here.
 pub const CONTROL_BYTES_MAX: usize = 128;
 /// Bytes of a message's data part at the most (1 MiB), one chunk of the largest class.
 pub const DATA_BYTES_MAX: usize = 1 << 20;
@@ -58,11 +60,13 @@ impl FrameType {
     }
 }
 
-/// Flag: `crc32c` covers the data part too (by option; the header and control part are always covered on tcp).
+/// Flag: `crc32c` covers the data part too (by option; the header and control part are always covered on
+/// tcp).
 pub const FLAG_DATA_CRC: u8 = 1;
 /// Flag: this frame was sent before, by another rail.
 pub const FLAG_REPLAYED: u8 = 2;
-/// Flag: the sender of this frame has dropped messages of this client; what it does not acknowledge is to be sent again.
+/// Flag: the sender of this frame has dropped messages of this client; what it does not acknowledge is to be
+/// sent again.
 pub const FLAG_REPLAY: u8 = 4;
 
 /// The frame header as it travels.
@@ -97,17 +101,19 @@ pub struct FrameHeader {
     pub incarnation: U64,
     /// Position in this client's traffic; 0 in frames that carry no message.
     pub sequence: U64,
-    /// Low half of the last in-order [`Sequence`] that the sender of this frame has received from this client.
+    /// Low half of the last in-order [`Sequence`] that the sender of this frame has received from this
+    /// client.
     pub ack: U32,
-    /// Low half of the highest [`Sequence`] that this frame's receiver may use for this client (cumulative credit).
+    /// Low half of the highest [`Sequence`] that this frame's receiver may use for this client (cumulative
+    /// credit).
     pub credit: U32,
     /// Generation of the rail's connection (high 16 bits) and position of the frame in it (low 48, from 1).
     /// Over shared memory this word also publishes the slot.
     pub rail_stamp: U64,
     /// Bytes of the data part of this frame, `0..=DATA_BYTES_MAX`.
     pub data_length: U32,
-    /// CRC32C over header (this field zero), control part and, with [`FLAG_DATA_CRC`], data part. Zero on memory
-    /// providers, which have no wire.
+    /// CRC32C over header (this field zero), control part and, with [`FLAG_DATA_CRC`], data part. Zero on
+    /// memory providers, which have no wire.
     pub crc32c: U32,
 }
 
