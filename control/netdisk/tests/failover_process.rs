@@ -47,20 +47,18 @@ fn fio_sees_no_error_when_the_primary_is_killed() {
 
 // proves: B2 B4 B5
 #[test]
-fn nothing_acknowledged_is_lost_when_each_serving_node_is_killed_in_turn() {
+fn nothing_acknowledged_is_lost_when_both_disk_nodes_are_killed_in_turn_and_come_back() {
     let mut cluster = cluster();
     let socket = cluster.nbd_socket(FAR);
     let load = Load::start(&socket, WORKERS, BLOCKS);
-    let mut serving = 1;
-    for _ in 0..3 {
+    for victim in [1, 2, 1, 2, 1] {
         load.goes_on(500);
-        assert_eq!(cluster.until_whole(), serving);
-        cluster.kill_node(serving);
+        cluster.kill_node(victim);
         load.goes_on(500);
-        serving = other(serving);
-        cluster.start_node(other(serving));
-        cluster.until_whole();
-        serving = cluster.status(FAR).unwrap().virtual_disks[0].serving.unwrap();
+        assert_eq!(cluster.until_whole(), other(victim));
+        cluster.start_node(victim);
+        // Back at the primary, under load.
+        assert_eq!(cluster.until_whole(), 1);
     }
     load.goes_on(500);
     let ledger = load.finish();
@@ -77,8 +75,8 @@ fn a_paused_primary_delays_clients_and_cannot_overwrite_afterwards() {
     let load = Load::start(&socket, WORKERS, BLOCKS);
     load.goes_on(1000);
     cluster.node(1).pause();
-    // The others go on without it, and node 2 is to serve, but the lock of the disk is node 1's while it could still
-    // write: nobody may serve.
+    // The others go on without it, and node 2 is to serve, but the lock of the disk is node 1's while it
+    // could still write: nobody may serve.
     cluster.until_status(2, "node 1 is out", |status| status.members == [2, 3]);
     let waiting = cluster
         .until_status(2, "wants the disk", |status| status.virtual_disks[0].gate.starts_with("Taking"));
@@ -88,7 +86,7 @@ fn a_paused_primary_delays_clients_and_cannot_overwrite_afterwards() {
     for _ in 0..100 {
         let status = cluster.status(2).unwrap();
         assert!(!status.virtual_disks[0].gate.starts_with("Open"), "{:?}", status.virtual_disks[0]);
-        // SLEEP: what must not happen has no event; the span only makes the look longer than suspicion and lease.
+        // SLEEP: what must not happen has no event; looked for longer than suspicion and lease together.
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(load.progress().requests(), before, "answered while nobody may serve");
@@ -132,7 +130,7 @@ fn a_secondary_that_dies_is_not_noticed_by_clients() {
     assert_eq!(cluster.until_whole(), 1);
     load.goes_on(500);
     load.finish().verify(&socket);
-    assert_eq!(cluster.status(FAR).unwrap().failovers.len(), 0);
+    assert_eq!(cluster.moves_since_start(FAR), 0);
 }
 
 // proves: B4
