@@ -157,6 +157,7 @@ fn reaches(parent_pid: u32, workers: usize) -> bool {
         if workers_of(parent_pid) == workers {
             return true;
         }
+        // SLEEP: a process list announces nothing; it is read again until the deadline.
         std::thread::sleep(Duration::from_millis(2));
     }
     false

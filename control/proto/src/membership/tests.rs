@@ -193,11 +193,11 @@ fn a_node_that_comes_back_puts_out_no_member_that_it_has_not_met_yet() {
 fn two_nodes_that_come_back_go_on_without_a_third_that_does_not() {
     let mut machines = trio();
     let configured = [1, 2, 3].map(NodeId);
-    for at in 0..2 {
-        let (node, life) = (machines[at].node, Incarnation(500 + at as u64));
-        let durable = machines[at].durable.clone();
+    for (at, machine) in machines[..2].iter_mut().enumerate() {
+        let (node, life) = (machine.node, Incarnation(500 + at as u64));
+        let durable = machine.durable.clone();
         let times = MembershipTimes::default();
-        machines[at] = Membership::new(node, life, &configured, times, durable, Time(900 * MS));
+        *machine = Membership::new(node, life, &configured, times, durable, Time(900 * MS));
     }
     meet_all(&mut machines[..2], Time(910 * MS));
     for now in [1500, 2000] {
