@@ -102,6 +102,11 @@ impl Mapping {
         self.candidates.iter().flatten().filter(|candidate| !candidate.path_broken).count()
     }
 
+    /// Whether another node than this one has a path that is not broken, dead or alive.
+    pub fn usable_elsewhere(&self, node: NodeId) -> bool {
+        self.candidates.iter().flatten().any(|candidate| candidate.node != node && !candidate.path_broken)
+    }
+
     /// Picks the serving node: the first candidate that is live and not broken. When every path was found
     /// broken, one after the other, none is better than another: then the first that is live, which may reach
     /// the disk again by now, and whose errors are the clients' if it does not.

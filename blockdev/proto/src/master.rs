@@ -436,7 +436,7 @@ impl<R: Rules> Master<R> {
         let Some(index) = self.volumes.find(volume) else { return };
         let Some(step) = self.volumes[index].gate.failed() else { return };
         // The last sound path is not reported: nobody would serve then, and nobody would ask the store again.
-        if self.volumes[index].mapping.usable_candidates() >= 2 {
+        if self.volumes[index].mapping.usable_elsewhere(self.node) {
             self.report_path_broken(index, actions);
         }
         self.do_step(index, step, actions);

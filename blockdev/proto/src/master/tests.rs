@@ -368,6 +368,21 @@ fn with_no_other_sound_path_an_io_error_is_the_clients() {
     assert_eq!(actions, []);
 }
 
+/// Found by the simulator, seed 38523: the view without this path came while a request ran here, whose error was
+/// then taken for the last word, though the other node could reach the disk.
+// proves: B3
+#[test]
+fn an_error_that_comes_after_the_mapping_moved_away_is_no_client_error() {
+    let mut rig = Rig::open();
+    let token = rig.admit(&write(5, 0, 1));
+    let mut moved = row(6, Some(OTHER));
+    moved.candidates[0] = Some(Candidate { node: HERE, disk: DISK, path_broken: true });
+    rig.mapping(moved);
+    let (answer, _) = rig.executed(token, Err(BlockErrno::Eio));
+    let unknown = Verdict::NackPath { execution: Execution::Unknown };
+    assert_eq!(answer.map(|answer| answer.verdict), Some(unknown));
+}
+
 // proves: B5
 #[test]
 fn a_client_that_restarts_is_let_in_when_nothing_of_its_former_life_runs() {

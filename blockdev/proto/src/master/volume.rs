@@ -32,7 +32,7 @@ impl<R: Rules> Master<R> {
         actions: &mut Vec<MasterAction>,
     ) -> Verdict {
         let served = &self.volumes[index];
-        if !errno.means_broken_path() || served.mapping.usable_candidates() < 2 {
+        if !errno.means_broken_path() || !served.mapping.usable_elsewhere(self.node) {
             return Verdict::Errno(errno);
         }
         if epoch == served.mapping.epoch && !served.path_broken {
