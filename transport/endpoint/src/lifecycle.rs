@@ -222,8 +222,12 @@ impl Core {
         peer.ledgers = core::array::from_fn(|_| std::sync::Arc::default());
         peer.told = Default::default();
         peer.lending = 0;
-        peer.reachable = false;
+        let was_reachable = core::mem::take(&mut peer.reachable);
         let node = peer.node;
+        if was_reachable {
+            // The rails fall without a further word, and may not rise again.
+            self.notices.push(Notice::Peer(PeerEvent::Unreachable { node }));
+        }
         for (client, tag) in unknown {
             self.notice_unknown(node, client, tag);
         }

@@ -38,6 +38,20 @@ fn a_life_that_waits_to_join_is_not_shut_out_with_the_one_before_it() {
     pair.until("it is heard", |pair| pair.messages(0).iter().any(|message| message.2 == b"here"));
 }
 
+/// The rails of a node's former life fell unseen: its clients held a peer for reachable that never came back.
+// proves: T3
+#[test]
+fn a_node_that_takes_a_new_life_tells_its_clients_that_its_peers_are_out_of_reach() {
+    let mut pair = Pair::connected(&[&[Tcp]], Spread::Home);
+    pair.nodes[1].clients().events.clear();
+    pair.nodes[1].core().reincarnate(Incarnation(201));
+    pair.until("it is back", |pair| {
+        pair.nodes[1].clients().events.contains(&PeerEvent::Reachable { node: ONE })
+    });
+    let events = pair.nodes[1].clients().events.clone();
+    assert_eq!(events.first(), Some(&PeerEvent::Unreachable { node: ONE }), "{events:?}");
+}
+
 // proves: T11
 #[test]
 fn a_life_that_has_left_is_shut_out_and_its_client_is_told() {
