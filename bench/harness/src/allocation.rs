@@ -1,4 +1,5 @@
-//! Heap allocations of the whole process, counted through the `stats_alloc` crate (this crate holds no unsafe code).
+//! Heap allocations of the whole process, counted through the `stats_alloc` crate (this crate holds no unsafe
+//! code).
 //!
 //! A binary that wants the count installs the allocator once, at its root:
 //! ```

@@ -67,7 +67,8 @@ pub struct Alternation {
     pub pairs: u32,
     /// Pairs to try at most, those dropped included.
     pub tries_max: u32,
-    /// Keep disturbed pairs too, marked [`Placement::Disturbed`]: shows function and rough ratios on a busy machine.
+    /// Keep disturbed pairs too, marked [`Placement::Disturbed`]: shows function and rough ratios on a busy
+    /// machine.
     pub keep_disturbed: bool,
 }
 
@@ -145,11 +146,12 @@ impl Comparison {
     }
 }
 
-/// Runs `ours` and `limit` in turn until enough pairs are kept or the tries are used up. A side that is `None` is left
+/// Runs `ours` and `limit` in turn until enough pairs are kept or the tries are used up. A side that is
+/// `None` is left
 /// out: a limit alone is measured for orientation, ours alone against an absolute goal.
 ///
-/// The witness is asked for the cores' placement before each side and after the last; a pair is kept only if all
-/// answers agree, none is *disturbed*, and no turn was.
+/// The witness is asked for the cores' placement before each side and after the last; a pair is kept only if
+/// all answers agree, none is *disturbed*, and no turn was.
 ///
 /// # Errors
 /// The first error of a contender or of the witness.

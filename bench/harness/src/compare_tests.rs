@@ -72,7 +72,8 @@ fn sides_take_turns_and_the_ratio_is_the_median_of_the_pairs_ratios() {
     let (mut ours, mut limit, turns) = contenders(&[200.0, 800.0, 90.0], &[100.0, 200.0, 90.0]);
     let comparison = alternate(THREE, Some(&mut ours), Some(&mut limit), &mut undisturbed()).unwrap();
     assert_eq!(*turns.borrow(), "ABABAB");
-    // The ratios are 2, 4 and 1. The ratio of the medians (200/100) would be 2 too, so check the spread as well.
+    // The ratios are 2, 4 and 1. The ratio of the medians (200/100) would be 2 too, so check the spread as
+    // well.
     assert_eq!(comparison.ratio(None), Some(2.0));
     assert_eq!(comparison.ratio_spread(), Some((1.0, 4.0)));
     assert_eq!(comparison.ours_latency.unwrap().count, 3);

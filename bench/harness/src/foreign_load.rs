@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::param::clock_ticks_per_second;
 
-/// Kernel columns of `/proc/stat` that are counted: user, nice, system, steal. Interrupts are left out: on loopback
-/// they are our own packets, and some kernels do not charge them to the process.
+/// Kernel columns of `/proc/stat` that are counted: user, nice, system, steal. Interrupts are left out: on
+/// loopback they are our own packets, and some kernels do not charge them to the process.
 const BUSY_COLUMNS: [usize; 4] = [0, 1, 2, 7];
 
 /// Watches the cores from its start on.
@@ -27,9 +27,9 @@ impl ForeignLoad {
         Ok(Self { all_at_start: busy_time_of_all()?, own_at_start: own_time()?, since: Instant::now() })
     }
 
-    /// Cores that processes of others (and the hypervisor) kept busy on average since the start; 0.5 is half a core.
-    /// Child processes count as ours once they were waited for, so ask after they were. The kernel counts in ticks
-    /// of about 10 ms: over a third of a second the answer is good to about 0.05.
+    /// Cores that processes of others (and the hypervisor) kept busy on average since the start; 0.5 is half
+    /// a core. Child processes count as ours once they were waited for, so ask after they were. The kernel
+    /// counts in ticks of about 10 ms: over a third of a second the answer is good to about 0.05.
     ///
     /// # Errors
     /// `/proc` does not tell CPU times.

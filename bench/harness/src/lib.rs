@@ -1,9 +1,10 @@
-//! How netdisk is measured: recorders, loops, pinned worker processes, alternating comparisons and their report.
+//! How netdisk is measured: recorders, loops, pinned worker processes, alternating comparisons and their
+//! report.
 //!
 //! The order of use is the order of the modules. A [`Contender`] runs one measurement with [`closed_loop`],
-//! [`closed_loop_at_depth`] or [`open_loop`] into a [`Recorder`]; [`alternate`] runs two contenders in turn and
-//! keeps only the pairs whose core [`Placement`] stayed the same; a [`Goal`] turns the [`Comparison`] into a
-//! [`Verdict`]; a [`Report`] prints it as a table and as JSON. Nothing here knows what netdisk is.
+//! [`closed_loop_at_depth`] or [`open_loop`] into a [`Recorder`]; [`alternate`] runs two contenders in turn
+//! and keeps only the pairs whose core [`Placement`] stayed the same; a [`Goal`] turns the [`Comparison`]
+//! into a [`Verdict`]; a [`Report`] prints it as a table and as JSON. Nothing here knows what netdisk is.
 #![forbid(unsafe_code)]
 
 mod allocation;

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde::Serialize;
 
-/// The machine, the source and the command line of one run. A fact that cannot be had is empty, never guessed.
+/// The machine, the source and the command line of one run. A fact that cannot be had is empty, never
+/// guessed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     /// Kernel release.

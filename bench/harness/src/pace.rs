@@ -1,4 +1,5 @@
-//! The loops that drive an operation: closed (next after last), closed at a depth, and open (by the timetable).
+//! The loops that drive an operation: closed (next after last), closed at a depth, and open (by the
+//! timetable).
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,8 @@ use crate::Recorder;
 /// How long a measurement lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Time in which operations run but nothing is recorded: page faults, caches, branch predictors, TCP windows.
+    /// Time in which operations run but nothing is recorded: page faults, caches, branch predictors, TCP
+    /// windows.
     pub warm_up: Duration,
     /// Time in which samples are recorded; the last operation may end after it.
     pub measure: Duration,
@@ -142,7 +144,8 @@ pub fn closed_loop_at_depth<P: Pipeline>(
         pipeline.submit(tag)?;
     }
     let mut in_flight = depth;
-    // The recorded time begins with the first completion after the warm-up, so a stall then cannot swallow all of it.
+    // The recorded time begins with the first completion after the warm-up, so a stall then cannot swallow
+    // all of it.
     let mut record_from_ns = None;
     let mut elapsed_ns = 0;
     while in_flight > 0 {
@@ -174,9 +177,9 @@ pub fn closed_loop_at_depth<P: Pipeline>(
     Ok(Run { recorder, operations, elapsed: Duration::from_nanos(elapsed_ns.max(1)) })
 }
 
-/// Starts `operation` by a timetable of `rate_per_s`, and measures each from the time at which it *should* have
-/// started. An operation that stalls therefore also delays, on record, all those that queue behind it: no
-/// coordinated omission.
+/// Starts `operation` by a timetable of `rate_per_s`, and measures each from the time at which it *should*
+/// have started. An operation that stalls therefore also delays, on record, all those that queue behind it:
+/// no coordinated omission.
 ///
 /// # Errors
 /// The first error of the operation; its samples are lost.

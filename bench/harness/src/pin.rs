@@ -61,7 +61,8 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // A cpuset that shrank meanwhile refuses the old mask; the thread then stays where it is, which harms nobody.
+        // A cpuset that shrank meanwhile refuses the old mask; the thread then stays where it is, which harms
+        // nobody.
         let _ = sched_setaffinity(None, &self.before);
     }
 }

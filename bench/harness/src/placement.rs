@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Below this, a cache line's round trip stayed inside one last-level cache. Seen: 90–110 ns near, ≈ 470 ns far.
+/// Below this, a cache line's round trip stayed inside one last-level cache. Seen: 90–110 ns near, ≈ 470 ns
+/// far.
 const NEAR_NS_MAX: u64 = 220;
 /// Above this, something else ran on the cores: no pair of cores of one machine is that far.
 const FAR_NS_MAX: u64 = 1_200;
 
-/// How far the two cores are from each other, judged by a cache line's round trip between two spinning processes.
+/// How far the two cores are from each other, judged by a cache line's round trip between two spinning
+/// processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Placement {

@@ -12,7 +12,8 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 /// Steps per halving of the distance to 100 % in `.hgrm` texts and curves.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
-/// Latencies of one measurement, in nanoseconds. All memory is taken at construction: recording never allocates.
+/// Latencies of one measurement, in nanoseconds. All memory is taken at construction: recording never
+/// allocates.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     histogram: Histogram<u64>,
@@ -20,7 +21,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// An empty recorder whose samples are each the mean of `operations_per_sample` operations (1: no averaging).
+    /// An empty recorder whose samples are each the mean of `operations_per_sample` operations (1: no
+    /// averaging).
     pub fn new(operations_per_sample: u32) -> Self {
         assert!(operations_per_sample > 0, "a sample covers at least one operation");
         let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS)
@@ -83,7 +85,8 @@ impl Recorder {
             .collect()
     }
 
-    /// Writes the percentile distribution as `.hgrm` text, which HdrHistogram's own plotters read. Values are in µs.
+    /// Writes the percentile distribution as `.hgrm` text, which HdrHistogram's own plotters read. Values are
+    /// in µs.
     ///
     /// # Errors
     /// Whatever the writer refuses with.

@@ -1,7 +1,7 @@
 //! The other end of an exchange: this very binary, started again as a process of its own.
 //!
-//! Parent and worker talk in JSON lines over the worker's standard input and output. A worker ends when its parent
-//! drops it (killed by pid) or dies, so nothing outlives a run.
+//! Parent and worker talk in JSON lines over the worker's standard input and output. A worker ends when its
+//! parent drops it (killed by pid) or dies, so nothing outlives a run.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -14,7 +14,8 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How long a worker may take to say its next line. Far beyond any run: it only keeps a bug from hanging the bench.
+/// How long a worker may take to say its next line. Far beyond any run: it only keeps a bug from hanging the
+/// bench.
 const WORD_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// A running worker process. Dropping it kills the process and reaps it.
@@ -35,7 +36,8 @@ impl Worker {
     /// The process cannot be started.
     pub fn start(sub_command: &str, role: &impl Serialize) -> Result<Self> {
         let role = serde_json::to_string(role)?;
-        // /proc/self/exe rather than the path: it still names this very binary while a build replaces the file.
+        // /proc/self/exe rather than the path: it still names this very binary while a build replaces the
+        // file.
         let mut child = Command::new("/proc/self/exe")
             .args([sub_command, &role])
             .stdin(Stdio::piped())
@@ -64,7 +66,8 @@ impl Worker {
     /// Waits for the worker's next line.
     ///
     /// # Errors
-    /// The worker ended (its own error stands on standard error), said something else, or said nothing in time.
+    /// The worker ended (its own error stands on standard error), said something else, or said nothing in
+    /// time.
     pub fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
         let deadline = Instant::now() + WORD_WAIT_MAX;
         while self.output.buffer().is_empty() {
@@ -96,8 +99,8 @@ impl Drop for Worker {
     }
 }
 
-/// In a worker, before anything else: asks the kernel to end this process when its parent's thread does, so that a
-/// killed bench leaves no end spinning.
+/// In a worker, before anything else: asks the kernel to end this process when its parent's thread does, so
+/// that a killed bench leaves no end spinning.
 ///
 /// # Errors
 /// The parent is gone already.

@@ -1,4 +1,5 @@
-//! Watches this machine beside the turns: how far the cores are from each other, and whether others ran on them.
+//! Watches this machine beside the turns: how far the cores are from each other, and whether others ran on
+//! them.
 
 use anyhow::Result;
 use bench_harness::{CorePair, ForeignLoad, Placement, Witness};
@@ -6,7 +7,8 @@ use bench_harness::{CorePair, ForeignLoad, Placement, Witness};
 use crate::limits::cache_line;
 use crate::settings::Settings;
 
-/// A turn counts while others used at most this many cores on average; idle daemons and timers stay far below.
+/// A turn counts while others used at most this many cores on average; idle daemons and timers stay far
+/// below.
 const FOREIGN_CORES_MAX: f64 = 0.15;
 
 /// The witness of every scenario.

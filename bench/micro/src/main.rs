@@ -1,8 +1,8 @@
 //! `bench-micro`: netdisk beside the limits of the machine and beside its peers, as ratios, in one table.
 //!
-//! The way of a run: [`catalogue`] lists the scenarios, [`scenario`] runs each one's two sides in turn, and the
-//! harness prints what came of it. The raw limits are in [`limits`], programs of others in [`peers`]. The other end of
-//! every exchange is a process of its own: this binary again, in one of the roles of [`role`].
+//! The way of a run: [`catalogue`] lists the scenarios, [`scenario`] runs each one's two sides in turn, and
+//! the harness prints what came of it. The raw limits are in [`limits`], programs of others in [`peers`]. The
+//! other end of every exchange is a process of its own: this binary again, in one of the roles of [`role`].
 #![forbid(unsafe_code)]
 
 mod bystander;
@@ -30,11 +30,13 @@ use crate::netdisk::Destinations;
 use crate::role::Role;
 use crate::settings::Settings;
 
-/// Counts allocations, so that a scenario can say how many a message costs. Costs nothing where nothing is allocated.
+/// Counts allocations, so that a scenario can say how many a message costs. Costs nothing where nothing is
+/// allocated.
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// netdisk's microbenchmarks: every figure is a ratio to a limit of this machine or to a peer, measured in turn.
+/// netdisk's microbenchmarks: every figure is a ratio to a limit of this machine or to a peer, measured in
+/// turn.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {

@@ -19,7 +19,8 @@ pub(crate) struct Settings {
     pub(crate) idle_watch: Duration,
     /// Bytes of the memory disk that fio reads.
     pub(crate) disk_bytes: u64,
-    /// Congestion control of raw TCP sockets; `None` leaves the machine's default, which netdisk's sockets have too.
+    /// Congestion control of raw TCP sockets; `None` leaves the machine's default, which netdisk's sockets
+    /// have too.
     pub(crate) tcp_congestion: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! The binary as a person runs it: real worker processes, short turns, all pairs kept because tests share the cores.
+//! The binary as a person runs it: real worker processes, short turns, all pairs kept because tests share the
+//! cores.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests do")]
 
 use std::path::Path;

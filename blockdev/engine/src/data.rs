@@ -5,7 +5,8 @@ use std::sync::Arc;
 use transport_buf::SharedChunk;
 use transport_endpoint::{Data, Lease, SendBuffer};
 
-/// Payload of a write. The engine keeps it until the request completes, since it may have to be sent to another node.
+/// Payload of a write. The engine keeps it until the request completes, since it may have to be sent to
+/// another node.
 #[derive(Clone, Debug)]
 pub enum WriteData {
     /// A chunk of this node's memory ([`SendBuffer`], shared when it is filled).

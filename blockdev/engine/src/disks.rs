@@ -133,8 +133,8 @@ impl BlockEngine {
         }
     }
 
-    /// Age of the oldest request that a disk has not finished; zero when none is out. A node whose disk hangs is to
-    /// be known as failed though it is alive.
+    /// Age of the oldest request that a disk has not finished; zero when none is out. A node whose disk hangs
+    /// is to be known as failed though it is alive.
     pub fn oldest_disk_age(&self) -> core::time::Duration {
         self.disks.iter().filter_map(|disk| disk.drive.oldest_submitted_age()).max().unwrap_or_default()
     }

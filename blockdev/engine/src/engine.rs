@@ -128,8 +128,8 @@ pub struct Failover {
     pub from: Option<NodeId>,
     /// Serves from then on.
     pub to: NodeId,
-    /// From the last completion of a request of this node before the change to the first one after it, nanoseconds.
-    /// `None` until that one comes.
+    /// From the last completion of a request of this node before the change to the first one after it,
+    /// nanoseconds. `None` until that one comes.
     pub gap_nanos: Option<u64>,
 }
 
@@ -163,8 +163,8 @@ pub struct BlockEngine {
 }
 
 impl BlockEngine {
-    /// An engine without disks and mappings. `incarnation` is this life of the driver: it names requests in the
-    /// masters' duplicate tables.
+    /// An engine without disks and mappings. `incarnation` is this life of the driver: it names requests in
+    /// the masters' duplicate tables.
     pub fn new(node: NodeId, incarnation: Incarnation) -> BlockEngine {
         BlockEngine {
             node,
@@ -267,7 +267,8 @@ impl BlockEngine {
         core.allocate(length)
     }
 
-    /// Takes a request. Its completion comes out of [`BlockEngine::next_completion`], never from within this call.
+    /// Takes a request. Its completion comes out of [`BlockEngine::next_completion`], never from within this
+    /// call.
     #[inline]
     pub fn submit(&mut self, core: &mut Core, io: BlockIo) -> Result<(), Refused> {
         let expected = if io.operation == Operation::Write { io.range.length as usize } else { 0 };
@@ -348,8 +349,8 @@ impl BlockEngine {
         self.completions.is_empty() && self.events.is_empty() && self.disks.iter_mut().all(Disk::arm)
     }
 
-    /// Carries out what the machines want, until they want nothing more. What is asked for from within is carried
-    /// out by the outermost call, in order.
+    /// Carries out what the machines want, until they want nothing more. What is asked for from within is
+    /// carried out by the outermost call, in order.
     pub(crate) fn act(&mut self, core: &mut Core) {
         if self.acting {
             return;

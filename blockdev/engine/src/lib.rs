@@ -1,8 +1,9 @@
-//! The block engine of one node: drives the pure machines of `blockdev-proto` over the transport and the store.
+//! The block engine of one node: drives the pure machines of `blockdev-proto` over the transport and the
+//! store.
 //!
-//! [`BlockEngine`] is a client of the transport. It holds the driver (requests of this node's clients), the master
-//! (requests of all nodes for the disks attached here) and the disks. A request for a disk of this very node goes
-//! from driver to master by a call, without the transport (SPEC B1).
+//! [`BlockEngine`] is a client of the transport. It holds the driver (requests of this node's clients), the
+//! master (requests of all nodes for the disks attached here) and the disks. A request for a disk of this
+//! very node goes from driver to master by a call, without the transport (SPEC B1).
 //!
 //! One thread drives it all: [`BlockEngine::poll`] once per round of the endpoint, completions out of
 //! [`BlockEngine::next_completion`], news for the rest of the node out of [`BlockEngine::next_event`].

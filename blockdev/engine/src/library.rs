@@ -5,8 +5,8 @@
 //! VirtualDisk ── command ──► bounded queue ──► LibraryDesk ──► BlockEngine
 //!     Io (a future)  ◄────────────── completion ───────┘
 //! ```
-//! An [`Io`] is a future for any executor, and can be waited for by a plain thread. Bytes are not copied on this way:
-//! a write is sent from the caller's own memory, a read gives the memory in which the bytes landed.
+//! An [`Io`] is a future for any executor, and can be waited for by a plain thread. Bytes are not copied on
+//! this way: a write is sent from the caller's own memory, a read gives the memory in which the bytes landed.
 //! A program that owns the reactor's thread itself, and wants no hand-over at all, uses
 //! [`BlockEngine`](crate::BlockEngine) directly.
 
@@ -79,8 +79,8 @@ impl Slot {
     }
 }
 
-/// A request under way: a future, or something to [`wait`](Io::wait) for. Dropping it gives up the result, not the
-/// request.
+/// A request under way: a future, or something to [`wait`](Io::wait) for. Dropping it gives up the result,
+/// not the request.
 #[must_use = "a request that nobody waits for may still fail"]
 pub struct Io {
     slot: Arc<Slot>,
@@ -248,8 +248,8 @@ impl LibraryDesk {
         VirtualDisk { queue: self.queue.clone(), volume, size_bytes, block_bytes }
     }
 
-    /// Hands to the engine what other threads have asked for; `tag_of` turns the desk's number into the tag that the
-    /// completion will bear. Returns how many were handed over.
+    /// Hands to the engine what other threads have asked for; `tag_of` turns the desk's number into the tag
+    /// that the completion will bear. Returns how many were handed over.
     #[inline]
     pub fn poll(&mut self, core: &mut Core, engine: &mut BlockEngine, tag_of: impl Fn(u32) -> u64) -> usize {
         if !self.queue.any.load(Ordering::Relaxed) && self.waiting.is_empty() {

@@ -201,8 +201,9 @@ impl BlockEngine {
         self.send_answer(core, reply.to, reply.answer, data.unwrap_or(Data::Empty));
     }
 
-    /// Sends an answer, or keeps it until the transport takes it. Bounded by the requests that may run and by the
-    /// window of each peer: a peer without credit has that many answers outstanding and sends no more requests.
+    /// Sends an answer, or keeps it until the transport takes it. Bounded by the requests that may run and by
+    /// the window of each peer: a peer without credit has that many answers outstanding and sends no more
+    /// requests.
     fn send_answer(&mut self, core: &mut Core, to: NodeId, answer: Answer, data: Data<'static>) {
         let control = Message::Answer(answer).encode();
         let tag = transport_endpoint::Tag::SILENT;

@@ -1,6 +1,7 @@
 //! A table with numbered places: insert gives the number, remove gives the value back and the place free.
 
-/// Values by number; numbers of removed values are used again. Grows to the largest number of values held at once.
+/// Values by number; numbers of removed values are used again. Grows to the largest number of values held at
+/// once.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     places: Vec<Option<T>>,

@@ -1,6 +1,7 @@
 //! An NBD server over a disk in memory, to measure the server itself and to try clients on.
 //!
-//! `cargo run --release -p blockdev-nbd --features test-service --example memory -- /tmp/nbd.sock [MiB] [spin µs]`
+//! `cargo run --release -p blockdev-nbd --features test-service --example memory -- /tmp/nbd.sock [MiB] [spin
+//! µs]`
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// The error values of the block interface; each has exactly one number on the wire.
 ///
-/// The service chooses the value that fits the cause, the client's kernel or library turns the number into its
-/// own errno. Source: NBD protocol, "Error values".
+/// The service chooses the value that fits the cause, the client's kernel or library turns the number into
+/// its own errno. Source: NBD protocol, "Error values".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlockErrno {
     /// The export is read-only or the client may not do this.
@@ -53,7 +53,8 @@ impl BlockErrno {
         }
     }
 
-    /// The value of a number on the wire. Numbers that the protocol does not know count as invalid, as it says.
+    /// The value of a number on the wire. Numbers that the protocol does not know count as invalid, as it
+    /// says.
     pub fn from_number(number: u32) -> Self {
         Self::ALL.into_iter().find(|errno| errno.number() == number).unwrap_or(Self::Invalid)
     }

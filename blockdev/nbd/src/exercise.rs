@@ -19,8 +19,8 @@ static ZEROES: [u8; TRANSFER_BYTES as usize] = [0; TRANSFER_BYTES as usize];
 /// Replies of one run that are kept and parsed; beyond that the bytes are only counted off.
 const OUTPUT_BYTES_MAX: usize = 4 << 20;
 
-/// One run. The first byte chooses how far the handshake is when the rest arrives, the second how the stream is
-/// cut and what the service does. Panics only if the crate has a bug.
+/// One run. The first byte chooses how far the handshake is when the rest arrives, the second how the stream
+/// is cut and what the service does. Panics only if the crate has a bug.
 pub fn exercise(bytes: &[u8]) {
     parse_everything(bytes);
     let [mode, seed, stream @ ..] = bytes else { return };

@@ -1,7 +1,8 @@
 //! Every limit of the NBD surface, with the owner of each term.
 
-/// The most payload bytes that one client request may carry: what `NBD_INFO_BLOCK_SIZE` advertises as maximum.
-/// Clients that never ask for block sizes assume this very figure, so it is part of the protocol, not a tunable.
+/// The most payload bytes that one client request may carry: what `NBD_INFO_BLOCK_SIZE` advertises as
+/// maximum. Clients that never ask for block sizes assume this very figure, so it is part of the protocol,
+/// not a tunable.
 pub const REQUEST_BYTES_MAX: u32 = 32 << 20;
 
 /// The block size that we advise clients to use, where the disk's own block is not larger.

@@ -1,8 +1,8 @@
 //! Keeps a reconnecting client from meeting the late writes of its dead connection.
 //!
 //! The death of a connection does not stop what it has in the service. If a new connection could write before
-//! those requests end, an old write could land on top of a newer acknowledged one (SPEC B5). So the requests of
-//! a dead connection stay here until the service has completed every one of them, and meanwhile
+//! those requests end, an old write could land on top of a newer acknowledged one (SPEC B5). So the requests
+//! of a dead connection stay here until the service has completed every one of them, and meanwhile
 //! - a connection that began transmission after that death submits nothing at all to the same volume, and
 //! - one that was there before, which may belong to the same client, submits nothing that overlaps with them.
 //!
@@ -37,8 +37,8 @@ pub struct Applicant {
     pub volume: VolumeHandle,
     /// When its transmission began.
     pub arrived: Moment,
-    /// When it was buried itself, if it was: a client that disconnects still gets its requests done, but behind
-    /// those of the connections that died before it.
+    /// When it was buried itself, if it was: a client that disconnects still gets its requests done, but
+    /// behind those of the connections that died before it.
     pub died: Option<Moment>,
 }
 

@@ -5,8 +5,8 @@
 
 use crate::BlockErrno;
 
-/// A virtual disk of the service. The same disk has the same handle for as long as anyone has it open, however
-/// many exports or connections lead to it: the quarantine of dead connections relies on that.
+/// A virtual disk of the service. The same disk has the same handle for as long as anyone has it open,
+/// however many exports or connections lead to it: the quarantine of dead connections relies on that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VolumeHandle(pub u32);
 
@@ -14,7 +14,8 @@ pub struct VolumeHandle(pub u32);
 pub trait BlockService {
     /// Memory of the transport or the store that a write's payload is read into, straight from the socket.
     type WriteBuffer: AsMut<[u8]>;
-    /// A lease on the bytes of a read, dropped once they are in the socket. `as_ref` always gives the same bytes.
+    /// A lease on the bytes of a read, dropped once they are in the socket. `as_ref` always gives the same
+    /// bytes.
     type ReadData: AsRef<[u8]>;
 
     /// Opens the export of that name, or the default export if the name is empty. Each success is paired with
@@ -24,8 +25,8 @@ pub trait BlockService {
     /// The exports that a client may list.
     fn exports(&self) -> Vec<ExportEntry>;
 
-    /// Memory for `length` payload bytes bound for byte `offset` of the volume; `length` is at most the volume's
-    /// `max_transfer_bytes`. The buffer's slice has exactly that length.
+    /// Memory for `length` payload bytes bound for byte `offset` of the volume; `length` is at most the
+    /// volume's `max_transfer_bytes`. The buffer's slice has exactly that length.
     fn write_buffer(
         &mut self,
         volume: VolumeHandle,
@@ -33,8 +34,8 @@ pub trait BlockService {
         length: u32,
     ) -> Result<Self::WriteBuffer, Busy>;
 
-    /// Takes the operation over. It is completed exactly once, by a [`BlockCompletion`] with the same tag, never
-    /// from within this call.
+    /// Takes the operation over. It is completed exactly once, by a [`BlockCompletion`] with the same tag,
+    /// never from within this call.
     fn submit(&mut self, io: BlockIo<Self::WriteBuffer>) -> Result<(), SubmitRefusal<Self::WriteBuffer>>;
 
     /// Gives up one opening of the volume. The server calls it after the last completion of that opening.
@@ -59,8 +60,8 @@ pub struct OpenedExport {
     pub size_bytes: u64,
     /// The smallest unit of I/O in bytes, a power of two up to 64 KiB.
     pub block_bytes: u32,
-    /// Longest read or write that [`BlockService::submit`] takes, in bytes: a multiple of `block_bytes` and at
-    /// least [`crate::limits::TRANSFER_BYTES_MIN`]. Larger client requests are cut and joined again.
+    /// Longest read or write that [`BlockService::submit`] takes, in bytes: a multiple of `block_bytes` and
+    /// at least [`crate::limits::TRANSFER_BYTES_MIN`]. Larger client requests are cut and joined again.
     pub max_transfer_bytes: u32,
     /// No request that changes the disk passes.
     pub read_only: bool,
@@ -98,7 +99,8 @@ pub struct BlockIo<W> {
     pub operation: BlockOperation<W>,
 }
 
-/// What to do with a volume. Offsets and lengths are bytes, aligned to the volume's block and inside its size.
+/// What to do with a volume. Offsets and lengths are bytes, aligned to the volume's block and inside its
+/// size.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BlockOperation<W> {
     /// Answered with [`BlockAnswer::Data`] of exactly `length` bytes; at most `max_transfer_bytes`.

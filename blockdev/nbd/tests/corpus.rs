@@ -1,4 +1,5 @@
-//! Replays the fuzzer's seeds through the function that the fuzzer drives, and goes a little further by chance.
+//! Replays the fuzzer's seeds through the function that the fuzzer drives, and goes a little further by
+//! chance.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it finds the unexpected")]
 

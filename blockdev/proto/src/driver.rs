@@ -1,5 +1,5 @@
-//! The netdisk driver (ND): takes requests from clients, keeps each until its answer is in, and sees to it that it
-//! is executed as if once, whatever becomes of nodes, paths and mappings on the way (SPEC B2–B5).
+//! The netdisk driver (ND): takes requests from clients, keeps each until its answer is in, and sees to it
+//! that it is executed as if once, whatever becomes of nodes, paths and mappings on the way (SPEC B2–B5).
 
 mod flow;
 #[cfg(test)]
@@ -36,7 +36,8 @@ pub struct DriverLimits {
     pub busy_wait_min: Duration,
     /// Longest wait after a busy answer.
     pub busy_wait_max: Duration,
-    /// An attach without answer is sent again after this time, and a broken path or stale mapping reported again.
+    /// An attach without answer is sent again after this time, and a broken path or stale mapping reported
+    /// again.
     pub attach_again_after: Duration,
     /// A request without answer is sent again, under the same id to the same master, after this time.
     pub send_again_after: Duration,
@@ -86,8 +87,8 @@ pub enum SubmitRefusal {
 /// What the driver wants its caller to do, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DriverAction {
-    /// Send this request; with the payload of `tag` if it is a write. The payload must stay as it is until the
-    /// request completes, since it may have to be sent again. If the transport takes it not, tell
+    /// Send this request; with the payload of `tag` if it is a write. The payload must stay as it is until
+    /// the request completes, since it may have to be sent again. If the transport takes it not, tell
     /// [`Driver::refused`].
     Send {
         /// The master's node; may be this very node.
@@ -183,9 +184,10 @@ struct Peer {
 
 /// The driver of one node, for all its virtual disks.
 ///
-/// Feed it what happens ([`mapping`](Driver::mapping), [`submit`](Driver::submit), [`answer`](Driver::answer),
-/// [`attached`](Driver::attached), transport events, [`timer`](Driver::timer)) and carry out the actions that each
-/// call appends to `actions`, in their order. The caller clears and reuses the list.
+/// Feed it what happens ([`mapping`](Driver::mapping), [`submit`](Driver::submit),
+/// [`answer`](Driver::answer), [`attached`](Driver::attached), transport events, [`timer`](Driver::timer))
+/// and carry out the actions that each call appends to `actions`, in their order. The caller clears and
+/// reuses the list.
 pub struct Driver {
     node: NodeId,
     incarnation: Incarnation,
@@ -221,10 +223,11 @@ impl Driver {
         }
     }
 
-    /// Takes a newer mapping of a volume; the first one makes the volume known. An older or equal number is ignored.
+    /// Takes a newer mapping of a volume; the first one makes the volume known. An older or equal number is
+    /// ignored.
     ///
-    /// What was sent to a node that does not serve any more falls into Limbo. What was sent to the node that still
-    /// serves stays: that node answers it, or says that it is stale.
+    /// What was sent to a node that does not serve any more falls into Limbo. What was sent to the node that
+    /// still serves stays: that node answers it, or says that it is stale.
     pub fn mapping(
         &mut self,
         now: Time,
@@ -304,9 +307,10 @@ impl Driver {
 
     /// A master's answer came in, with this data part if it has one.
     ///
-    /// It counts only if it answers the latest attempt (same node, same mapping number, same life of ours). That
-    /// holds in Limbo too: what the old master did, it did before its gate closed, so its word is true as long as
-    /// the request has not gone to another master. The README argues why, for reads and for writes.
+    /// It counts only if it answers the latest attempt (same node, same mapping number, same life of ours).
+    /// That holds in Limbo too: what the old master did, it did before its gate closed, so its word is true
+    /// as long as the request has not gone to another master. The README argues why, for reads and for
+    /// writes.
     #[inline]
     pub fn answer(
         &mut self,
@@ -425,8 +429,8 @@ impl Driver {
         }
     }
 
-    /// The transport did not take a [`DriverAction::Send`] (no credit): nothing was sent. The request and all others
-    /// for that node wait for [`Driver::writable`]. To be told before anything else is fed in.
+    /// The transport did not take a [`DriverAction::Send`] (no credit): nothing was sent. The request and all
+    /// others for that node wait for [`Driver::writable`]. To be told before anything else is fed in.
     pub fn refused(&mut self, slot: Slot) {
         let entry = self.pending.at_mut(slot);
         if entry.stage != Stage::Sent {
@@ -489,7 +493,8 @@ impl Driver {
         });
     }
 
-    /// Holds new requests of the volume from now on; [`DriverAction::Drained`] tells when nothing is under way.
+    /// Holds new requests of the volume from now on; [`DriverAction::Drained`] tells when nothing is under
+    /// way.
     pub fn suspend(&mut self, volume: VolumeId, actions: &mut Vec<DriverAction>) {
         let Some(index) = self.volumes.find(volume) else { return };
         self.volumes[index].suspended = true;
@@ -518,7 +523,8 @@ impl Driver {
         self.send_again(now, actions);
     }
 
-    /// When [`Driver::timer`] wants to be called; [`Time::NEVER`] if nothing is due. May be early, never late.
+    /// When [`Driver::timer`] wants to be called; [`Time::NEVER`] if nothing is due. May be early, never
+    /// late.
     #[inline]
     pub fn next_deadline(&self) -> Time {
         self.deadline

@@ -1,9 +1,10 @@
-//! The duplicate table that a master keeps for each driver's life: what came in from each of the driver's slots last,
-//! and what became of it.
+//! The duplicate table that a master keeps for each driver's life: what came in from each of the driver's
+//! slots last, and what became of it.
 //!
-//! A driver uses a slot for a new request only after the answer to the one before, so one entry a slot is all there
-//! is to remember, the table is as long as the driver's pending list, and nothing needs trimming (NFSv4.1 sessions
-//! work this way). A write that came twice runs once; a read may run again, since its bytes are not kept.
+//! A driver uses a slot for a new request only after the answer to the one before, so one entry a slot is all
+//! there is to remember, the table is as long as the driver's pending list, and nothing needs trimming
+//! (NFSv4.1 sessions work this way). A write that came twice runs once; a read may run again, since its bytes
+//! are not kept.
 
 use crate::errno::BlockErrno;
 use crate::wire::{RequestId, SLOTS_MAX, Verdict};
@@ -89,8 +90,8 @@ impl DuplicateTable {
         self.entries[index] = Entry { sequence: id.sequence, epoch, fate: Fate::Running };
     }
 
-    /// The request has run with this verdict. `repeatable` when a copy may run again rather than be answered from
-    /// here. Returns the number of the latest attempt.
+    /// The request has run with this verdict. `repeatable` when a copy may run again rather than be answered
+    /// from here. Returns the number of the latest attempt.
     #[inline]
     pub(crate) fn end(&mut self, id: RequestId, verdict: Verdict, repeatable: bool) -> Option<Epoch> {
         let entry = self.entries.get_mut(id.slot.index()).filter(|entry| entry.sequence == id.sequence)?;

@@ -1,9 +1,10 @@
-//! The errors that a client of a virtual disk may see, as a closed set, with their numbers on the wire and in Linux.
+//! The errors that a client of a virtual disk may see, as a closed set, with their numbers on the wire and in
+//! Linux.
 
 use core::fmt;
 
-/// Why a block request failed, in the words of a block device (SPEC B11). Closed: whatever a store, a peer or the
-/// kernel reports is mapped to the one that fits the cause, and an unknown number is an I/O error.
+/// Why a block request failed, in the words of a block device (SPEC B11). Closed: whatever a store, a peer or
+/// the kernel reports is mapped to the one that fits the cause, and an unknown number is an I/O error.
 /// The number on the wire is the Linux errno, which is also what NBD and ublk want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
@@ -101,8 +102,8 @@ impl BlockErrno {
         }
     }
 
-    /// True when this result of an execution says that the node cannot reach the disk any more, so that another
-    /// node's path may still do what this one could not (SPEC B3).
+    /// True when this result of an execution says that the node cannot reach the disk any more, so that
+    /// another node's path may still do what this one could not (SPEC B3).
     #[inline]
     pub const fn means_broken_path(self) -> bool {
         matches!(self, BlockErrno::Eio | BlockErrno::Enodev | BlockErrno::Eshutdown | BlockErrno::Etimedout)

@@ -1,8 +1,9 @@
 //! The epoch gate of one volume at its master: one number is open, or none, and it is known what still runs.
 //!
-//! `Closed → Taking → Persisting → Open → Draining → Persisting …` or `→ Releasing → Closed`. Raising the number is
-//! close, wait for zero, persist, open; moving away is close, wait for zero, release. Checking a request's number and
-//! counting it in are one step, [`Gate::enter`], so nothing slips in behind a closing gate (SPEC B5).
+//! `Closed → Taking → Persisting → Open → Draining → Persisting …` or `→ Releasing → Closed`. Raising the
+//! number is close, wait for zero, persist, open; moving away is close, wait for zero, release. Checking a
+//! request's number and counting it in are one step, [`Gate::enter`], so nothing slips in behind a closing
+//! gate (SPEC B5).
 
 use crate::rules::Rules;
 use transport_proto::identity::Epoch;
@@ -22,7 +23,8 @@ pub enum GatePhase {
     Draining(Epoch),
     /// Waiting for ownership to be given up.
     Releasing,
-    /// The store failed us, or the number was spent; waiting for a newer mapping or for the time to ask again.
+    /// The store failed us, or the number was spent; waiting for a newer mapping or for the time to ask
+    /// again.
     Resting,
 }
 
@@ -31,8 +33,8 @@ pub enum GatePhase {
 pub(crate) struct Goal {
     /// The number to be open at.
     pub(crate) epoch: Epoch,
-    /// The number must be persisted before. Not so on a read-only volume: a store that cannot be written cannot keep
-    /// a number, and there are no writes that could be stale.
+    /// The number must be persisted before. Not so on a read-only volume: a store that cannot be written
+    /// cannot keep a number, and there are no writes that could be stale.
     pub(crate) persist: bool,
 }
 
@@ -116,8 +118,8 @@ impl Gate {
         }
     }
 
-    /// Sets what the mapping wants: to be open at a number, or not to serve. A gate that is open at another number
-    /// is closed at once.
+    /// Sets what the mapping wants: to be open at a number, or not to serve. A gate that is open at another
+    /// number is closed at once.
     pub(crate) fn aim(&mut self, goal: Option<Goal>) {
         let has_changed = goal != self.goal;
         self.goal = goal;
@@ -222,7 +224,8 @@ impl Gate {
 
     /// Owned and empty: opens if the number is safe with the disk, else persists it first.
     fn raise(&mut self, goal: Goal) -> GateStep {
-        // A number that this life has tried to persist was opened by no other: at each number one node serves.
+        // A number that this life has tried to persist was opened by no other: at each number one node
+        // serves.
         let own = goal.epoch == self.tried;
         if self.persisted > goal.epoch || (self.persisted == goal.epoch && !own) {
             self.phase = Phase::Releasing { rest: true };

@@ -5,8 +5,8 @@ use crate::wire::Operation;
 use core::fmt;
 use transport_proto::wire::DATA_BYTES_MAX;
 
-/// A virtual disk, cluster-unique, as numbered by the configuration. `0..VOLUMES_MAX`, so that a table indexed by
-/// it stays small and a look-up is one load.
+/// A virtual disk, cluster-unique, as numbered by the configuration. `0..VOLUMES_MAX`, so that a table
+/// indexed by it stays small and a look-up is one load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VolumeId(pub u32);
 
@@ -19,7 +19,8 @@ impl fmt::Display for VolumeId {
 /// Virtual disks of one cluster at the most; every [`VolumeId`] is below.
 pub const VOLUMES_MAX: usize = 1 << 16;
 
-/// A disk that some node reaches directly, cluster-unique. A dual-ported disk has one number on both its nodes.
+/// A disk that some node reaches directly, cluster-unique. A dual-ported disk has one number on both its
+/// nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskId(pub u32);
 
@@ -130,8 +131,9 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Whether a request of this operation and range makes sense on such a disk, else the errno that fits (SPEC B11).
-    /// Checked by the driver, so that a bad request never travels, and again by the master, which trusts nobody.
+    /// Whether a request of this operation and range makes sense on such a disk, else the errno that fits
+    /// (SPEC B11). Checked by the driver, so that a bad request never travels, and again by the master, which
+    /// trusts nobody.
     #[inline]
     pub fn check(&self, operation: Operation, range: ByteRange) -> Result<(), BlockErrno> {
         if operation == Operation::Flush {

@@ -1,5 +1,5 @@
-//! The netdisk master (NM): decides for each request that comes in whether it may run now, was run before, or must
-//! never run, and opens and closes each volume's gate as its mapping changes (SPEC B3-B5).
+//! The netdisk master (NM): decides for each request that comes in whether it may run now, was run before, or
+//! must never run, and opens and closes each volume's gate as its mapping changes (SPEC B3-B5).
 
 mod client;
 mod running;
@@ -58,8 +58,8 @@ pub enum Admission {
     Execute(Token),
     /// Send this answer, run nothing.
     Answer(Answer),
-    /// Do nothing: a copy of a request that runs now (its answer will go out), or a message of an earlier life or
-    /// of a node that is no member.
+    /// Do nothing: a copy of a request that runs now (its answer will go out), or a message of an earlier
+    /// life or of a node that is no member.
     Drop,
 }
 
@@ -75,9 +75,10 @@ pub struct Reply {
 /// What the master wants its caller to do, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MasterAction {
-    /// Get exclusive ownership of the disk (for a file: `flock(EX)` on the very file description that carries the
-    /// I/O, so that no I/O of an earlier owner can be left), however long that takes, read the configuration number
-    /// persisted with it, and tell [`Master::ownership_taken`] or [`Master::store_failed`].
+    /// Get exclusive ownership of the disk (for a file: `flock(EX)` on the very file description that carries
+    /// the I/O, so that no I/O of an earlier owner can be left), however long that takes, read the
+    /// configuration number persisted with it, and tell [`Master::ownership_taken`] or
+    /// [`Master::store_failed`].
     TakeOwnership {
         /// The virtual disk.
         volume: VolumeId,
@@ -124,8 +125,8 @@ pub enum MasterAction {
     },
     /// Tell whoever decides on mappings.
     ReportPathBroken(PathBroken),
-    /// The number of our mapping was used by another life (or a later one was): we do not open. Whoever numbers
-    /// configurations must go above `persisted`.
+    /// The number of our mapping was used by another life (or a later one was): we do not open. Whoever
+    /// numbers configurations must go above `persisted`.
     EpochSpent {
         /// The virtual disk.
         volume: VolumeId,
@@ -168,7 +169,8 @@ struct Served {
 }
 
 impl Served {
-    /// The disk as this node knows it; the default for a node that is no candidate, which never gets to use it.
+    /// The disk as this node knows it; the default for a node that is no candidate, which never gets to use
+    /// it.
     fn disk(&self, node: NodeId) -> DiskId {
         self.mapping.candidate(node).map_or(DiskId::default(), |candidate| candidate.disk)
     }
@@ -176,14 +178,15 @@ impl Served {
 
 /// The master of one node, for all disks attached to it.
 ///
-/// Feed it what happens and carry out the actions that a call appends to `actions`, in their order. For a request:
-/// [`admit`](Master::admit); if it may run, run it on the store; [`executed`](Master::executed); send the reply.
+/// Feed it what happens and carry out the actions that a call appends to `actions`, in their order. For a
+/// request: [`admit`](Master::admit); if it may run, run it on the store; [`executed`](Master::executed);
+/// send the reply.
 pub struct Master<R: Rules = Strict> {
     node: NodeId,
     limits: MasterLimits,
     volumes: VolumeTable<Served>,
-    /// The disk that is owned or asked for, by index of the volume. A mapping may name another one, or none; then
-    /// this one is released first.
+    /// The disk that is owned or asked for, by index of the volume. A mapping may name another one, or none;
+    /// then this one is released first.
     disks: Vec<DiskId>,
     clients: ClientTable,
     running: RunningList,
@@ -218,8 +221,9 @@ impl<R: Rules> Master<R> {
         }
     }
 
-    /// Takes a newer mapping of a volume. An older or equal number is ignored. The gate closes at once; it opens at
-    /// the new number, if this node serves, as soon as everything older is out and the number is persisted.
+    /// Takes a newer mapping of a volume. An older or equal number is ignored. The gate closes at once; it
+    /// opens at the new number, if this node serves, as soon as everything older is out and the number is
+    /// persisted.
     pub fn mapping(
         &mut self,
         now: Time,
@@ -242,8 +246,8 @@ impl<R: Rules> Master<R> {
         Ok(())
     }
 
-    /// Closes every gate and keeps it closed, whatever mappings come, until [`Master::unfence`]: this node has lost
-    /// the majority, or its membership. What runs is drained, then ownership is given up.
+    /// Closes every gate and keeps it closed, whatever mappings come, until [`Master::unfence`]: this node
+    /// has lost the majority, or its membership. What runs is drained, then ownership is given up.
     pub fn fence(&mut self, now: Time, actions: &mut Vec<MasterAction>) {
         self.set_fenced(now, true, actions);
     }
@@ -269,8 +273,9 @@ impl<R: Rules> Master<R> {
 
     /// A request came in from this node. Check its data part with [`Request::check_data_length`] before.
     ///
-    /// The duplicate table is asked before the gate: a copy of a request that ran, or runs, gets that request's true
-    /// answer even when the gate has closed in between, so that "stale" always means "did not and will not run".
+    /// The duplicate table is asked before the gate: a copy of a request that ran, or runs, gets that
+    /// request's true answer even when the gate has closed in between, so that "stale" always means "did not
+    /// and will not run".
     #[inline]
     pub fn admit(&mut self, now: Time, from: NodeId, request: &Request) -> Admission {
         if from != request.client {
@@ -423,8 +428,9 @@ impl<R: Rules> Master<R> {
         self.store_said(now, volume, actions, |gate| gate.persisted(epoch));
     }
 
-    /// The store could not give ownership or persist a number. The path is reported broken, if there is another;
-    /// ownership is given up, so that another node can serve, and asked for again after a while in case none does.
+    /// The store could not give ownership or persist a number. The path is reported broken, if there is
+    /// another; ownership is given up, so that another node can serve, and asked for again after a while in
+    /// case none does.
     pub fn store_failed(
         &mut self,
         now: Time,
@@ -461,7 +467,8 @@ impl<R: Rules> Master<R> {
         }
     }
 
-    /// When [`Master::timer`] wants to be called; [`Time::NEVER`] if nothing is due. May be early, never late.
+    /// When [`Master::timer`] wants to be called; [`Time::NEVER`] if nothing is due. May be early, never
+    /// late.
     #[inline]
     pub fn next_deadline(&self) -> Time {
         self.deadline
@@ -482,8 +489,9 @@ impl<R: Rules> Master<R> {
         self.clients.incarnation(client)
     }
 
-    /// When the request was admitted that has been running on the store for longest; `None` if none runs. Looks at
-    /// every running request. A node whose disk hangs is found out by this, though it is alive otherwise.
+    /// When the request was admitted that has been running on the store for longest; `None` if none runs.
+    /// Looks at every running request. A node whose disk hangs is found out by this, though it is alive
+    /// otherwise.
     pub fn oldest_running(&self) -> Option<Time> {
         self.running.oldest()
     }

@@ -1,11 +1,12 @@
 //! Which pending requests of one volume touch the same bytes, so that a later one waits for an earlier one.
 //!
-//! Two requests conflict when their ranges overlap and at least one of them modifies. A request is blocked by every
-//! conflicting one with a lower sequence that is not finished, in Limbo or not (SPEC B5): else a write that is
-//! issued a second time could land on top of a later one that was answered in between.
+//! Two requests conflict when their ranges overlap and at least one of them modifies. A request is blocked by
+//! every conflicting one with a lower sequence that is not finished, in Limbo or not (SPEC B5): else a write
+//! that is issued a second time could land on top of a later one that was answered in between.
 //!
 //! No tree: the ranges' granules lie side by side as 32-bit numbers, and "surely alone" is one pass of vector
-//! compares over them, some tens of nanoseconds at queue depth 256. Only a granule in common is followed by the exact look.
+//! compares over them, some tens of nanoseconds at queue depth 256. Only a granule in common is followed by
+//! the exact look.
 
 use crate::geometry::ByteRange;
 use crate::wire::Slot;
@@ -70,8 +71,8 @@ impl OverlapTable {
         (position, blockers)
     }
 
-    /// Takes a finished range out. Those that it was the last to block are appended to `released`. If another range
-    /// moved to its place, that one's slot is returned.
+    /// Takes a finished range out. Those that it was the last to block are appended to `released`. If another
+    /// range moved to its place, that one's slot is returned.
     #[inline]
     pub(crate) fn leave(&mut self, position: Position, released: &mut Vec<Slot>) -> Option<Slot> {
         let index = position.0 as usize;
@@ -85,8 +86,8 @@ impl OverlapTable {
         self.entries.get(index).map(|moved| moved.slot)
     }
 
-    /// True when no range in the table has a granule in common with these. Without branches, so that it compiles to
-    /// vector compares.
+    /// True when no range in the table has a granule in common with these. Without branches, so that it
+    /// compiles to vector compares.
     #[inline]
     fn is_alone(&self, first: i32, last: i32) -> bool {
         let pairs = self.firsts.iter().zip(&self.lasts);

@@ -1,8 +1,9 @@
-//! The pending list: every request that has no answer yet, with all that is needed to issue it again (SPEC B2).
+//! The pending list: every request that has no answer yet, with all that is needed to issue it again (SPEC
+//! B2).
 //!
-//! A slab of fixed size. The index of an entry is the request's [`Slot`]; slots are reused last-in first-out, so
-//! that a quiet driver touches few cache lines and its masters keep small duplicate tables. The held queue of each
-//! volume is threaded through the entries.
+//! A slab of fixed size. The index of an entry is the request's [`Slot`]; slots are reused last-in first-out,
+//! so that a quiet driver touches few cache lines and its masters keep small duplicate tables. The held queue
+//! of each volume is threaded through the entries.
 
 use crate::driver::Tag;
 use crate::geometry::ByteRange;
@@ -158,8 +159,8 @@ impl PendingList {
         &mut self.entries[slot.index()]
     }
 
-    /// The slots of pending requests that fulfil the condition are appended to `slots`, in the order in which they
-    /// were submitted. Looks at every slot; for rare events only.
+    /// The slots of pending requests that fulfil the condition are appended to `slots`, in the order in which
+    /// they were submitted. Looks at every slot; for rare events only.
     pub(crate) fn select(&self, slots: &mut Vec<Slot>, condition: impl Fn(&Pending) -> bool) {
         let from = slots.len();
         for (index, entry) in self.entries.iter().enumerate() {

@@ -1,8 +1,9 @@
-//! What drivers and masters say to each other: small little-endian layouts that fit into the control part of a
-//! transport message. The payload of a write and the bytes of a read travel as the message's data part.
+//! What drivers and masters say to each other: small little-endian layouts that fit into the control part of
+//! a transport message. The payload of a write and the bytes of a read travel as the message's data part.
 //!
-//! The layouts are private to `codec.rs`; everybody else handles the plain types below, and [`Message::parse`] is the
-//! only way from bytes to them. It never panics: a number that this version does not know is a fault of the peer.
+//! The layouts are private to `codec.rs`; everybody else handles the plain types below, and
+//! [`Message::parse`] is the only way from bytes to them. It never panics: a number that this version does
+//! not know is a fault of the peer.
 
 mod codec;
 #[cfg(test)]
@@ -16,8 +17,8 @@ use transport_proto::identity::{Epoch, Incarnation, NodeId, Sequence};
 /// Version of these layouts, second byte of each message.
 pub const VERSION: u8 = 1;
 
-/// Requests that one driver may have pending at the most; every [`Slot`] is below. Bounds the duplicate table that a
-/// master keeps for each driver.
+/// Requests that one driver may have pending at the most; every [`Slot`] is below. Bounds the duplicate table
+/// that a master keeps for each driver.
 pub const SLOTS_MAX: usize = 4096;
 
 /// What a request does.
@@ -104,8 +105,9 @@ impl RequestFlags {
     }
 }
 
-/// Place of a request in its driver's pending list, `0..SLOTS_MAX`. Free for another request once answered, so a
-/// request of a higher [`Sequence`] in the same slot tells the master that the one before is answered for good.
+/// Place of a request in its driver's pending list, `0..SLOTS_MAX`. Free for another request once answered,
+/// so a request of a higher [`Sequence`] in the same slot tells the master that the one before is answered
+/// for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
@@ -213,8 +215,8 @@ pub struct Attach {
 /// What a master says to an [`Attach`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachVerdict {
-    /// The proof: the gate is open at this number, nothing of an older master or of an older number will ever run,
-    /// and nothing of the asking node's earlier lives is still running here.
+    /// The proof: the gate is open at this number, nothing of an older master or of an older number will ever
+    /// run, and nothing of the asking node's earlier lives is still running here.
     Open {
         /// The gate's number, at least the one asked for.
         gate_epoch: Epoch,

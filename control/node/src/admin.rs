@@ -1,5 +1,5 @@
-//! The admin socket: one JSON request a line, one JSON answer a line. A thread of its own takes connections; what it
-//! is asked is answered by the reactor between two rounds, so an answer shows one moment of the node.
+//! The admin socket: one JSON request a line, one JSON answer a line. A thread of its own takes connections;
+//! what it is asked is answered by the reactor between two rounds, so an answer shows one moment of the node.
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};

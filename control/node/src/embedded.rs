@@ -1,4 +1,5 @@
-//! A node inside a program: the library surface for applications that want the cluster's disks without a daemon.
+//! A node inside a program: the library surface for applications that want the cluster's disks without a
+//! daemon.
 
 use crate::node::{Ended, Node, NodeOptions, NodeRefusal};
 use blockdev_engine::VirtualDisk;

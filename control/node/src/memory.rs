@@ -73,7 +73,8 @@ mod tests {
     use crate::config::Config;
 
     fn rows(nodes: u16, budget: &str) -> ClusterRows {
-        let mut text = String::from("[cluster]\nname = \"m\"\nkey = \"a secret of at least sixteen bytes\"\n");
+        let mut text =
+            String::from("[cluster]\nname = \"m\"\nkey = \"a secret of at least sixteen bytes\"\n");
         text += &format!("[memory]\nbudget = \"{budget}\"\n");
         (1..=nodes).for_each(|id| text += &format!("[[node]]\nid = {id}\n"));
         text += "[[link]]\nnodes = \"all\"\nrails = [{ kind = \"shm\" }, { kind = \"tcp\" }]\n";

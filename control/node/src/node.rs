@@ -153,8 +153,8 @@ pub struct Node {
     rounds: u32,
 }
 
-/// A life of this node, later than every earlier one: nanoseconds since 1970, or the next number after `last` where
-/// the clock was set back. Masters and members never hear an earlier life again.
+/// A life of this node, later than every earlier one: nanoseconds since 1970, or the next number after `last`
+/// where the clock was set back. Masters and members never hear an earlier life again.
 fn new_life(last: Incarnation) -> Incarnation {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos());
     Incarnation(u64::try_from(nanos).unwrap_or(u64::MAX)).max(Incarnation(last.0.saturating_add(1)))
@@ -219,7 +219,8 @@ impl Node {
         Ok(node)
     }
 
-    /// Until the first view, every virtual disk is known and served by nobody: requests wait instead of failing.
+    /// Until the first view, every virtual disk is known and served by nobody: requests wait instead of
+    /// failing.
     fn map_before_first_view(&mut self) {
         let nobody =
             ClusterView { epoch: Epoch(0), members: Vec::new(), broken: Vec::new(), rows: self.rows.clone() };
@@ -393,7 +394,8 @@ impl Node {
             EngineEvent::GateClosed { volume, epoch } => {
                 tracing::info!(volume = volume.0, epoch = epoch.0, "gate closed and drained");
             }
-            // A newer view is on its way by the membership itself; suspension comes with online reconfiguration.
+            // A newer view is on its way by the membership itself; suspension comes with online
+            // reconfiguration.
             EngineEvent::FetchMapping { .. } | EngineEvent::Drained { .. } => {}
         }
     }
@@ -538,8 +540,8 @@ fn done() -> String {
     serde_json::json!({ "done": true }).to_string()
 }
 
-/// Mode and owner of a socket: whoever may connect may open every virtual disk behind it. Where they belong to
-/// different owners, that is this process's user alone.
+/// Mode and owner of a socket: whoever may connect may open every virtual disk behind it. Where they belong
+/// to different owners, that is this process's user alone.
 fn socket_permission(rows: &ClusterRows, exports: &[VolumeId]) -> (u32, Option<(u32, u32)>) {
     let each = |volume: &VolumeId| {
         let row = rows.permission(*volume);

@@ -1,4 +1,5 @@
-//! The library surface: two nodes in this process, a disk at one of them, requests from plain threads at both.
+//! The library surface: two nodes in this process, a disk at one of them, requests from plain threads at
+//! both.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 

@@ -398,7 +398,8 @@ impl Membership {
 
     fn status(&self) -> Status {
         let (view, suspect) = (&self.durable.view, self.times.suspect);
-        // The others hold one that nobody heard for there, for a while; only one that was heard is vouched for.
+        // The others hold one that nobody heard for there, for a while; only one that was heard is vouched
+        // for.
         let met = self.peers.iter().filter(|peer| peer.incarnation > Incarnation(0));
         Status {
             epoch: view.epoch,

@@ -132,17 +132,17 @@ impl fmt::Debug for Chunk {
 
 /// A chunk that is only read from now on, by any number of holders on any thread.
 ///
-/// A placed chunk that is never handed over: its handles are counted in the region's custody table, so sharing
-/// allocates nothing.
+/// A placed chunk that is never handed over: its handles are counted in the region's custody table, so
+/// sharing allocates nothing.
 #[derive(Clone, Debug)]
 pub struct SharedChunk(PlacedChunk);
 
 impl AsRef<[u8]> for SharedChunk {
     fn as_ref(&self) -> &[u8] {
         let chunk = &self.0;
-        // SAFETY: the chunk lies inside the mapping, which its region keeps alive. Nobody writes it: its one owner
-        // ended writing when it was shared, it is not handed over (this type has no way to), and it returns to its
-        // slab only with the last handle.
+        // SAFETY: the chunk lies inside the mapping, which its region keeps alive. Nobody writes it: its one
+        // owner ended writing when it was shared, it is not handed over (this type has no way to), and it
+        // returns to its slab only with the last handle.
         unsafe { core::slice::from_raw_parts(chunk.region.pointer(chunk.offset), chunk.length) }
     }
 }

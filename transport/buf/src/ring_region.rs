@@ -115,9 +115,9 @@ impl FrameSender {
         self.ring.claim()
     }
 
-    /// Publishes a frame in the slot just claimed. `header`'s stamp word is ignored and set by the ring; `control`
-    /// and `inline` lie behind the header, one after the other, [`SLOT_BODY_BYTES`] at the most (panics above
-    /// that, and if there was no room).
+    /// Publishes a frame in the slot just claimed. `header`'s stamp word is ignored and set by the ring;
+    /// `control` and `inline` lie behind the header, one after the other, [`SLOT_BODY_BYTES`] at the most
+    /// (panics above that, and if there was no room).
     #[inline]
     pub fn send(&mut self, header: &HeaderWords, control: &[u8], inline: &[u8]) {
         assert!(control.len() + inline.len() <= SLOT_BODY_BYTES, "frame larger than its slot");

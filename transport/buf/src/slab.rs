@@ -55,8 +55,9 @@ impl SlabLayout {
         rising && pages && (1..=1 << 20).contains(&self.chunks()) && self.region_bytes() < 1 << 40
     }
 
-    /// The default layout, shrunk in proportion so that its region fits into `bytes`; never larger than the default.
-    /// `None` if not even two of the largest chunks, and a few of each other class, fit (about 3.3 MiB).
+    /// The default layout, shrunk in proportion so that its region fits into `bytes`; never larger than the
+    /// default. `None` if not even two of the largest chunks, and a few of each other class, fit (about 3.3
+    /// MiB).
     pub fn within(bytes: usize) -> Option<SlabLayout> {
         let mut layout = SlabLayout::default();
         let full = layout.region_bytes();

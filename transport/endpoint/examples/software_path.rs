@@ -1,14 +1,15 @@
 //! What the whole stack costs in software alone: two endpoints on one thread, one shared-memory rail, 64-byte
-//! messages there and back. No cache line travels between cores, nobody sleeps; so the figure is instructions, not
-//! distance. `cargo run --release -p transport-endpoint --example software_path`, or under callgrind.
+//! messages there and back. No cache line travels between cores, nobody sleeps; so the figure is
+//! instructions, not distance. `cargo run --release -p transport-endpoint --example software_path`, or under
+//! callgrind.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::Instant;
 use transport_endpoint::{
-    Clients, Completion, Core, Data, Delivery, Endpoint, EndpointConfig, PeerEvent, PeerPlan, RailAddress, RailPlan,
-    SpinSettings, StartError, Tag,
+    Clients, Completion, Core, Data, Delivery, Endpoint, EndpointConfig, PeerEvent, PeerPlan, RailAddress,
+    RailPlan, SpinSettings, StartError, Tag,
 };
 use transport_proto::cluster_key::ClusterKey;
 use transport_proto::identity::{ClientId, Incarnation, LinkId, NodeId, Path, RailId};
@@ -39,7 +40,8 @@ fn endpoint(node: u16, answers: bool) -> Result<Endpoint<Echo>, StartError> {
     let mut config = EndpointConfig::new(NodeId(node), Incarnation(u64::from(node)), key);
     config.spin = SpinSettings { forever: true, yielding: false, ..SpinSettings::default() };
     let mut endpoint = Endpoint::new(config, Echo { answers, heard: 0 })?;
-    let address = |node: u16| RailAddress::Shm(format!("netdisk-software-path-{}-{node}", std::process::id()));
+    let address =
+        |node: u16| RailAddress::Shm(format!("netdisk-software-path-{}-{node}", std::process::id()));
     let path = Path { link: LinkId(0), rail: RailId(0) };
     let rail = RailPlan { path, local: address(node), remote: address(3 - node), monitored: false };
     let plan = PeerPlan { node: NodeId(3 - node), spread: Spread::Single, rails: vec![rail] };

@@ -1,4 +1,5 @@
-//! What a client of the transport sees: messages delivered by call-back, completions, peer events (SPEC T2, T3).
+//! What a client of the transport sees: messages delivered by call-back, completions, peer events (SPEC T2,
+//! T3).
 
 use crate::core::Core;
 use crate::lease::{Lease, LeasedBytes};
@@ -19,7 +20,8 @@ impl Tag {
 pub enum Outcome {
     /// The peer's transport has it; its client's up-call has happened or will, exactly once.
     Delivered,
-    /// The peer's life ended, or the peer was dropped, before it acknowledged: it may have been delivered or not.
+    /// The peer's life ended, or the peer was dropped, before it acknowledged: it may have been delivered or
+    /// not.
     Unknown,
 }
 
@@ -46,7 +48,8 @@ pub enum PeerEvent {
         /// Its life.
         incarnation: Incarnation,
     },
-    /// The peer began a new life. The outcome of everything sent to the old one is unknown and was reported so.
+    /// The peer began a new life. The outcome of everything sent to the old one is unknown and was reported
+    /// so.
     Restarted {
         /// The peer.
         node: NodeId,
@@ -70,12 +73,12 @@ pub enum PeerEvent {
     },
 }
 
-/// The clients of one endpoint, as one value: the endpoint is generic over it, so a call-back is a plain call.
-/// A program with one client implements it for that client; one with several matches on [`Delivery::client`], or uses
-/// [`crate::Demux`] to register them while running.
+/// The clients of one endpoint, as one value: the endpoint is generic over it, so a call-back is a plain
+/// call. A program with one client implements it for that client; one with several matches on
+/// [`Delivery::client`], or uses [`crate::Demux`] to register them while running.
 ///
-/// Call-backs run on the reactor's thread and must return soon. They may send, reserve and look at the endpoint
-/// through `core`.
+/// Call-backs run on the reactor's thread and must return soon. They may send, reserve and look at the
+/// endpoint through `core`.
 pub trait Clients {
     /// A message arrived. Dropping `delivery` releases it, [`Delivery::lease`] keeps it.
     fn deliver(&mut self, core: &mut Core, delivery: Delivery<'_>);

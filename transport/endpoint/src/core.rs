@@ -1,5 +1,5 @@
-//! The endpoint as a client's call-back sees it: send, reserve, look at peers. Everything here runs on the reactor's
-//! thread and returns at once.
+//! The endpoint as a client's call-back sees it: send, reserve, look at peers. Everything here runs on the
+//! reactor's thread and returns at once.
 
 use crate::client::{Completion, Outcome, PeerEvent, Tag};
 use crate::lifecycle::Handshaking;
@@ -106,16 +106,16 @@ impl Core {
         self.position(node).is_some_and(|at| self.peers[at].reachable)
     }
 
-    /// Whether a message to this node would be taken now; a refusal for want of credit is followed by the client's
-    /// *writable* call-back.
+    /// Whether a message to this node would be taken now; a refusal for want of credit is followed by the
+    /// client's *writable* call-back.
     pub fn may_send(&mut self, to: NodeId, client: ClientId) -> Result<(), SendRefusal> {
         let at = self.position(to).ok_or(SendRefusal::NoPeer)?;
         self.peers[at].session.may_send(client)
     }
 
-    /// Sends a message: `control` (at most [`CONTROL_BYTES_MAX`] bytes) and `data` (at most [`DATA_BYTES_MAX`]) to
-    /// `client` on node `to`. The completion bears `tag`; until then the data's memory stays lent. A refusal gives
-    /// the data back and leaves no trace.
+    /// Sends a message: `control` (at most [`CONTROL_BYTES_MAX`] bytes) and `data` (at most
+    /// [`DATA_BYTES_MAX`]) to `client` on node `to`. The completion bears `tag`; until then the data's memory
+    /// stays lent. A refusal gives the data back and leaves no trace.
     pub fn send<'d>(
         &mut self,
         to: NodeId,
@@ -163,8 +163,8 @@ impl Core {
         self.outgoing.keep(control, body, tag)
     }
 
-    /// Memory to build `length` bytes of data in: where the provider can, the very memory in which the peer will
-    /// find them. Not bound to be sent; dropping it gives it back.
+    /// Memory to build `length` bytes of data in: where the provider can, the very memory in which the peer
+    /// will find them. Not bound to be sent; dropping it gives it back.
     pub fn reserve(
         &mut self,
         to: NodeId,
@@ -203,7 +203,8 @@ impl Core {
         self.allocate(length).map(|buffer| buffer.chunk)
     }
 
-    /// Posts one fragment of a kept message if a rail will take it; otherwise it stays kept and is posted later.
+    /// Posts one fragment of a kept message if a rail will take it; otherwise it stays kept and is posted
+    /// later.
     #[inline]
     pub(crate) fn post(&mut self, at: usize, client: ClientId, sequence: Sequence, fragment: u8) -> bool {
         let peer = &mut self.peers[at];
@@ -242,15 +243,16 @@ impl Core {
                 true
             }
             Err(_) => {
-                // Full, no memory, or a rail whose end is not reported yet: each is followed by another attempt.
+                // Full, no memory, or a rail whose end is not reported yet: each is followed by another
+                // attempt.
                 peer.stalled = true;
                 false
             }
         }
     }
 
-    /// Posts what no rail has taken yet, as far as rails take it now: a fragment of each client in turn, and another
-    /// client first each time, so that none lives on what the others leave (SPEC T2).
+    /// Posts what no rail has taken yet, as far as rails take it now: a fragment of each client in turn, and
+    /// another client first each time, so that none lives on what the others leave (SPEC T2).
     pub(crate) fn pump(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         peer.stalled = false;
@@ -275,7 +277,8 @@ impl Core {
         }
     }
 
-    /// Opens a client: from now on messages for it are taken. Registered clients stay for the endpoint's life.
+    /// Opens a client: from now on messages for it are taken. Registered clients stay for the endpoint's
+    /// life.
     pub fn open_client(&mut self, client: ClientId) {
         assert!(usize::from(client.0) < CLIENTS_MAX, "no such client number");
         self.clients |= 1 << client.0;
@@ -286,8 +289,8 @@ impl Core {
         }
     }
 
-    /// Enters a lease for the message that is being delivered. There is an entry per credit, so one is free; if a
-    /// new life of the peer has begun meanwhile, the lease counts against nobody.
+    /// Enters a lease for the message that is being delivered. There is an entry per credit, so one is free;
+    /// if a new life of the peer has begun meanwhile, the lease counts against nobody.
     pub(crate) fn enter_lease(
         &mut self,
         (at, life): (usize, Option<Incarnation>),

@@ -22,8 +22,8 @@ pub trait Client {
     }
 }
 
-/// A table of clients, dispatched by number. Costs one indirect call a message; a program that knows its clients
-/// when it is compiled implements [`Clients`] itself and saves it.
+/// A table of clients, dispatched by number. Costs one indirect call a message; a program that knows its
+/// clients when it is compiled implements [`Clients`] itself and saves it.
 #[derive(Default)]
 pub struct Demux {
     clients: [Option<Box<dyn Client>>; CLIENTS_MAX],

@@ -128,8 +128,9 @@ fn frame<C: Clients>(
     }
 }
 
-/// A message is dropped that its sender will send again, over shared memory from this very chunk. Returned, it would
-/// be filled anew before that; so it is withheld, and the rail connects anew, with new memory, before it is sent again.
+/// A message is dropped that its sender will send again, over shared memory from this very chunk. Returned,
+/// it would be filled anew before that; so it is withheld, and the rail connects anew, with new memory,
+/// before it is sent again.
 #[cold]
 fn withhold(core: &mut Core, wire: Wire, data: Noted) {
     if let (ProviderKind::Shm, Noted::Chunk(chunk), Owner::Rail { peer, rail }) =

@@ -91,10 +91,10 @@ impl std::error::Error for StartError {
 
 /// The cluster transport interface of one node (doc alias: CTI). Driven by the thread that owns it.
 ///
-/// The loop, by the owner or by [`Endpoint::run_once`]: [`Endpoint::poll`] for one round of work; when a round was
-/// idle ask [`Endpoint::idle`] what to do; before sleeping [`Endpoint::arm`], then [`Endpoint::sleep`].
-/// Other sources of events of the same thread (sockets of surfaces, disks) register with [`Endpoint::registry`] under
-/// tokens from [`crate::FIRST_FREE_TOKEN`] on.
+/// The loop, by the owner or by [`Endpoint::run_once`]: [`Endpoint::poll`] for one round of work; when a
+/// round was idle ask [`Endpoint::idle`] what to do; before sleeping [`Endpoint::arm`], then
+/// [`Endpoint::sleep`]. Other sources of events of the same thread (sockets of surfaces, disks) register with
+/// [`Endpoint::registry`] under tokens from [`crate::FIRST_FREE_TOKEN`] on.
 #[doc(alias = "CTI")]
 pub struct Endpoint<C: Clients> {
     core: Core,
@@ -210,10 +210,12 @@ impl<C: Clients> Endpoint<C> {
         Time(self.started.elapsed().as_nanos() as u64 + 1)
     }
 
-    /// One round: takes what has arrived, calls the clients, sends what is due. Returns how much was found; 0 = idle.
+    /// One round: takes what has arrived, calls the clients, sends what is due. Returns how much was found; 0
+    /// = idle.
     ///
-    /// Idle rounds are kept short, since a spinning core spends most of its time in them: the clock is read and the
-    /// housekeeping done in every sixteenth, and a provider that has long been silent is asked in every sixteenth too.
+    /// Idle rounds are kept short, since a spinning core spends most of its time in them: the clock is read
+    /// and the housekeeping done in every sixteenth, and a provider that has long been silent is asked in
+    /// every sixteenth too.
     #[inline]
     pub fn poll(&mut self) -> usize {
         self.turns = self.turns.wrapping_add(1);
@@ -275,7 +277,8 @@ impl<C: Clients> Endpoint<C> {
         self.spin.idle(self.core.now)
     }
 
-    /// Looks at the event queue without sleeping, now and then while spinning. Foreign events go to `foreign`.
+    /// Looks at the event queue without sleeping, now and then while spinning. Foreign events go to
+    /// `foreign`.
     #[inline]
     pub fn look(&mut self, foreign: impl FnMut(&mut Core, &mut C, &Event)) -> io::Result<()> {
         self.rounds = self.rounds.wrapping_add(1);
@@ -295,7 +298,8 @@ impl<C: Clients> Endpoint<C> {
         self.core.providers.disarm();
     }
 
-    /// Sleeps until something happens, a deadline of the transport comes, or `at_most` has passed; then disarms.
+    /// Sleeps until something happens, a deadline of the transport comes, or `at_most` has passed; then
+    /// disarms.
     pub fn sleep(
         &mut self,
         at_most: Duration,
@@ -334,15 +338,16 @@ impl<C: Clients> Endpoint<C> {
         Ok(())
     }
 
-    /// One turn of the loop for a program that has nothing else on this thread: a round of work, and if it was idle
-    /// a spin, a yield, or a sleep of at most `at_most`.
+    /// One turn of the loop for a program that has nothing else on this thread: a round of work, and if it
+    /// was idle a spin, a yield, or a sleep of at most `at_most`.
     pub fn run_once(&mut self, at_most: Duration) -> io::Result<usize> {
         let found = self.poll();
         if found > 0 {
             return Ok(found);
         }
         match self.idle() {
-            // No pause instruction: it takes longer (some 140 cycles) than a turn, and a message would wait for it.
+            // No pause instruction: it takes longer (some 140 cycles) than a turn, and a message would wait
+            // for it.
             Idle::Spin => {}
             Idle::Yield => std::thread::yield_now(),
             Idle::Sleep => {
@@ -381,11 +386,13 @@ impl Core {
     /// When the transport next wants to be polled though nothing has arrived.
     pub(crate) fn next_deadline(&self) -> Time {
         if !self.notices.is_empty() {
-            // Left by a call from outside of the round (a new configuration): the clients hear it in the next.
+            // Left by a call from outside of the round (a new configuration): the clients hear it in the
+            // next.
             return self.now;
         }
         let acks = self.peers.iter().map(|peer| {
-            // One that no rail takes now goes with the stalled: a deadline that has passed would keep the thread awake.
+            // One that no rail takes now goes with the stalled: a deadline that has passed would keep the
+            // thread awake.
             let may = peer.session.routes().any_up() && !peer.stalled;
             if may { peer.session.ack_deadline() } else { Time::NEVER }
         });

@@ -1,5 +1,5 @@
-//! What the providers reported in one round, noted down so that it can be acted on with the endpoint in hand: a
-//! call-back may then send, reserve and close without re-entering a provider that is being polled.
+//! What the providers reported in one round, noted down so that it can be acted on with the endpoint in hand:
+//! a call-back may then send, reserve and close without re-entering a provider that is being polled.
 
 use transport_buf::Chunk;
 use transport_proto::wire::FrameHeader;
@@ -52,7 +52,8 @@ impl Inbox {
         &arena[span.start as usize..(span.start + span.length) as usize]
     }
 
-    /// Takes reports and arena out, to be given back (emptied) by [`Inbox::restore`] so that both keep their memory.
+    /// Takes reports and arena out, to be given back (emptied) by [`Inbox::restore`] so that both keep their
+    /// memory.
     #[inline]
     pub(crate) fn take(&mut self) -> (Vec<(ConnectionId, Report)>, Vec<u8>) {
         (core::mem::take(&mut self.reports), core::mem::take(&mut self.arena))

@@ -28,7 +28,8 @@ impl AsRef<[u8]> for LeasedBytes {
     }
 }
 
-/// Received data on loan. Reading it costs nothing; dropping it, on any thread, gives the memory and the credit back.
+/// Received data on loan. Reading it costs nothing; dropping it, on any thread, gives the memory and the
+/// credit back.
 pub struct Lease {
     bytes: LeasedBytes,
     entry: Option<(Arc<LeaseLedger>, u16)>,

@@ -1,8 +1,9 @@
 //! The cluster transport interface: what a program uses to talk to the nodes of its cluster.
 //!
-//! Make an [`Endpoint`] with a node id, a cluster key and your [`Clients`]; tell it its peers, links and rails with
-//! [`Core::set_peer`]; then drive it. Messages `{control, data}` go to a client on a named node by [`Core::send`] and
-//! arrive by call-back, exactly once per pair of lives, in order, whatever rails die under them (SPEC T1–T12).
+//! Make an [`Endpoint`] with a node id, a cluster key and your [`Clients`]; tell it its peers, links and
+//! rails with [`Core::set_peer`]; then drive it. Messages `{control, data}` go to a client on a named node by
+//! [`Core::send`] and arrive by call-back, exactly once per pair of lives, in order, whatever rails die under
+//! them (SPEC T1–T12).
 //!
 //! ```text
 //! Endpoint ── Clients        call-backs: deliver, complete, peer, writable

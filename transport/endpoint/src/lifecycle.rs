@@ -45,9 +45,9 @@ const REASONS_MAX: usize = 64;
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
 
 impl Core {
-    /// Adds a peer, or brings a known one in line with a changed plan: rails that are new connect, rails that are
-    /// gone are closed and their traffic moves, rails that stay are not touched. Seen by no client, unless the peer
-    /// loses its last rail.
+    /// Adds a peer, or brings a known one in line with a changed plan: rails that are new connect, rails that
+    /// are gone are closed and their traffic moves, rails that stay are not touched. Seen by no client,
+    /// unless the peer loses its last rail.
     pub fn set_peer(&mut self, plan: &PeerPlan) -> Result<(), ListenRefusal> {
         let at = match self.position(plan.node) {
             Some(at) => at,
@@ -104,7 +104,8 @@ impl Core {
         let _ = self.listen();
     }
 
-    /// Brings the listeners in line with the rails: one per local address on which a peer with a higher id dials.
+    /// Brings the listeners in line with the rails: one per local address on which a peer with a higher id
+    /// dials.
     fn listen(&mut self) -> Result<(), ListenRefusal> {
         let mut wanted: Vec<(Path, RailAddress)> = Vec::new();
         for peer in self.peers.iter().filter(|peer| peer.node > self.node) {
@@ -145,8 +146,8 @@ impl Core {
         self.act(at, rail, action);
     }
 
-    /// A new configuration: its number and its members. The present life of a peer that was a member and is none any
-    /// more stays out. Whoever knows which lives have left says so by [`Core::configure_lives`].
+    /// A new configuration: its number and its members. The present life of a peer that was a member and is
+    /// none any more stays out. Whoever knows which lives have left says so by [`Core::configure_lives`].
     pub fn configure(&mut self, epoch: Epoch, members: &[NodeId]) {
         let leaves = |peer: &&Peer| peer.session.is_member() && !members.contains(&peer.node);
         let departed: Vec<(NodeId, Incarnation)> =
@@ -154,9 +155,10 @@ impl Core {
         self.configure_lives(epoch, members, &departed);
     }
 
-    /// A new configuration: its number, its members, and the last life of each node that has left. The session with
-    /// such a life ends, it stays out, and frames that are still under way from it are dropped (SPEC T11). A later
-    /// life of that node may be here already, waiting to become a member; its session goes on.
+    /// A new configuration: its number, its members, and the last life of each node that has left. The
+    /// session with such a life ends, it stays out, and frames that are still under way from it are dropped
+    /// (SPEC T11). A later life of that node may be here already, waiting to become a member; its session
+    /// goes on.
     pub fn configure_lives(&mut self, epoch: Epoch, members: &[NodeId], departed: &[(NodeId, Incarnation)]) {
         self.epoch = epoch;
         for at in 0..self.peers.len() {
@@ -193,8 +195,9 @@ impl Core {
         self.notices.push(Notice::Peer(PeerEvent::Gone { node }));
     }
 
-    /// Gives this node a new life without ending its process: after it was fenced, everything that it had under way
-    /// is of unknown outcome, and it comes back as a new member would. Must be larger than every earlier one.
+    /// Gives this node a new life without ending its process: after it was fenced, everything that it had
+    /// under way is of unknown outcome, and it comes back as a new member would. Must be larger than every
+    /// earlier one.
     pub fn reincarnate(&mut self, incarnation: Incarnation) {
         assert!(incarnation > self.incarnation, "a life must be later than the one before");
         self.incarnation = incarnation;
@@ -542,7 +545,8 @@ impl Core {
         Some((at, rail))
     }
 
-    /// Puts a new connection in a rail's place; the one it had is older (the peer dials only when it has none).
+    /// Puts a new connection in a rail's place; the one it had is older (the peer dials only when it has
+    /// none).
     fn displace(&mut self, at: usize, rail: usize, wire: Wire) {
         if let Some(old) = self.peers[at].rails[rail].wire.take() {
             self.own(old, Owner::Nobody);
@@ -609,8 +613,8 @@ fn nonce() -> Option<Nonce> {
 }
 
 impl Core {
-    /// Cuts a rail's connection, as a fault would: its traffic moves, and it connects anew. For tests, drills, and
-    /// the administrator who wants a rail to start over. `false`: there is no such rail.
+    /// Cuts a rail's connection, as a fault would: its traffic moves, and it connects anew. For tests,
+    /// drills, and the administrator who wants a rail to start over. `false`: there is no such rail.
     pub fn cut_rail(&mut self, node: NodeId, path: Path) -> bool {
         let Some(at) = self.position(node) else { return false };
         let Some(rail) = self.peers[at].rail(path) else { return false };

@@ -16,7 +16,8 @@ pub enum Data<'a> {
     Copy(&'a [u8]),
     /// Memory from [`crate::Core::reserve`], filled by the caller.
     Reserved(SendBuffer),
-    /// A chunk of this node's memory that others read too (a lease being forwarded, a block being written twice).
+    /// A chunk of this node's memory that others read too (a lease being forwarded, a block being written
+    /// twice).
     Shared(SharedChunk),
     /// The caller's own memory, lent until the completion.
     Caller(Arc<Vec<u8>>),
@@ -146,8 +147,8 @@ impl Outgoing {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OutgoingId(u32);
 
-/// The messages that sessions keep. Each is written once, in its place, and not moved again; places are used again.
-/// Bounded by the windows of all clients and peers.
+/// The messages that sessions keep. Each is written once, in its place, and not moved again; places are used
+/// again. Bounded by the windows of all clients and peers.
 #[derive(Debug, Default)]
 pub(crate) struct OutgoingPool {
     places: Vec<Outgoing>,

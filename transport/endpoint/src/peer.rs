@@ -85,7 +85,8 @@ impl Peer {
             retired: false,
             connections: 0,
         };
-        // Positions are names (connections refer to them), so a retired rail's place is used again, never closed up.
+        // Positions are names (connections refer to them), so a retired rail's place is used again, never
+        // closed up.
         match self.rails.iter_mut().find(|end| end.retired && end.wire.is_none()) {
             Some(place) => *place = end,
             None => self.rails.push(end),

@@ -41,7 +41,8 @@ pub struct RailPlan {
     pub local: RailAddress,
     /// Where the peer listens.
     pub remote: RailAddress,
-    /// Whether the connectivity monitor watches it. A rail without monitor counts as up while it is connected.
+    /// Whether the connectivity monitor watches it. A rail without monitor counts as up while it is
+    /// connected.
     pub monitored: bool,
 }
 

@@ -1,9 +1,10 @@
 //! When to spin, when to yield, when to sleep.
 //!
-//! Waking a halted core costs about 40 µs on virtual machines, some 300 cache-line round trips; so after work the
-//! reactor spins for about as long as the next piece has lately taken to come, at most a wake-up's cost or two, and
-//! sleeps at once when work comes too seldom for spinning to meet it. When more threads than cores spin, spinning
-//! keeps the very thread from running that would bring the work; so it yields in between.
+//! Waking a halted core costs about 40 µs on virtual machines, some 300 cache-line round trips; so after work
+//! the reactor spins for about as long as the next piece has lately taken to come, at most a wake-up's cost
+//! or two, and sleeps at once when work comes too seldom for spinning to meet it. When more threads than
+//! cores spin, spinning keeps the very thread from running that would bring the work; so it yields in
+//! between.
 
 use core::time::Duration;
 use transport_proto::time::Time;
@@ -74,7 +75,8 @@ impl Spin {
             return spin;
         }
         let budget = self.budget();
-        // Work that comes at gaps far beyond the budget will not be met by spinning: look briefly, then sleep.
+        // Work that comes at gaps far beyond the budget will not be met by spinning: look briefly, then
+        // sleep.
         let allowed = if self.gap > 4 * budget { budget / 16 } else { budget };
         if now.0.saturating_sub(self.last_work.0) < allowed { spin } else { Idle::Sleep }
     }

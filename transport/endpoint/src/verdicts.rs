@@ -19,8 +19,8 @@ pub struct Verdict {
     pub round_trip: Duration,
 }
 
-/// One place per rail: a newer verdict replaces an older one that was not read yet, so the board cannot grow beyond
-/// the number of rails.
+/// One place per rail: a newer verdict replaces an older one that was not read yet, so the board cannot grow
+/// beyond the number of rails.
 #[derive(Debug, Default)]
 pub struct VerdictBoard {
     posted: AtomicBool,

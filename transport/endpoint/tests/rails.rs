@@ -17,8 +17,8 @@ fn path(link: u8, rail: u8) -> Path {
     Path { link: LinkId(link), rail: RailId(rail) }
 }
 
-/// A connection that was closed had its place taken by the next dial before its end was reported. The end then was
-/// nobody's, and the rail waited for it for ever.
+/// A connection that was closed had its place taken by the next dial before its end was reported. The end
+/// then was nobody's, and the rail waited for it for ever.
 // proves: T6
 #[test]
 fn a_rail_that_closes_while_another_dials_comes_back() {

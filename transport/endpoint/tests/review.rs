@@ -125,7 +125,8 @@ fn an_impostor_at_a_dialed_address_is_not_heard_before_it_has_proved_itself() {
     assert_eq!(pair.messages(1)[0].2, b"true");
 }
 
-/// Sends numbered blocks built in the peer's own memory while the peer drops them, until `dropped`; then `admit`.
+/// Sends numbered blocks built in the peer's own memory while the peer drops them, until `dropped`; then
+/// `admit`.
 fn dropped_blocks_arrive_intact(client: ClientId, prepare: fn(&mut Pair), admit: fn(&mut Pair)) {
     let mut pair =
         Pair { nodes: [endpoint(1, 100), endpoint(2, 200)], rails: plan(&[&[Shm]]), spread: Spread::Single };

@@ -82,8 +82,8 @@ impl fmt::Display for Path {
     }
 }
 
-/// The n-th connection of one rail. Rises by one with each reconnection, so that what an earlier one left behind
-/// can be told from what this one brings.
+/// The n-th connection of one rail. Rises by one with each reconnection, so that what an earlier one left
+/// behind can be told from what this one brings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RailGeneration(pub u16);
 

@@ -6,10 +6,10 @@
 //!  │                          ▼                          ▼                 ▼
 //!  └───────── lost ◄────── DRAINING ◄────────────────────┴──────────── (SUSPECT)
 //! ```
-//! *Suspect* is left in the step in which it is entered: the connection is closed at once and its traffic moves; the
-//! rail drains until the provider says that no late access to memory is possible, and only then connects anew.
-//! The node with the higher id dials, so there are no crossing connects. A rail is never given up: it is dialed
-//! again with growing pauses.
+//! *Suspect* is left in the step in which it is entered: the connection is closed at once and its traffic
+//! moves; the rail drains until the provider says that no late access to memory is possible, and only then
+//! connects anew. The node with the higher id dials, so there are no crossing connects. A rail is never given
+//! up: it is dialed again with growing pauses.
 
 use crate::time::Time;
 use core::time::Duration;
@@ -70,8 +70,8 @@ pub struct Rail {
 }
 
 impl Rail {
-    /// A rail that has not connected yet. `dialer`: this side opens connections. `monitored`: it waits for the
-    /// connectivity monitor before it carries payload.
+    /// A rail that has not connected yet. `dialer`: this side opens connections. `monitored`: it waits for
+    /// the connectivity monitor before it carries payload.
     pub fn new(now: Time, dialer: bool, monitored: bool) -> Rail {
         let deadline = if dialer { now } else { Time::NEVER };
         Rail {
@@ -120,8 +120,8 @@ impl Rail {
         self.rest(now);
     }
 
-    /// The peer's connection passed the handshake here (listener). A connection that this rail still has is older
-    /// and must be closed by the caller first, then [`Rail::lost`].
+    /// The peer's connection passed the handshake here (listener). A connection that this rail still has is
+    /// older and must be closed by the caller first, then [`Rail::lost`].
     pub fn accepted(&mut self, now: Time) {
         debug_assert_eq!(self.state, RailState::Down);
         self.enter(RailState::Connecting, now + CONNECT_TIME_MAX);

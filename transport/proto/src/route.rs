@@ -1,5 +1,5 @@
-//! Which path a frame takes: the rails that are up, the one of each logical link that carries data, and the policy
-//! that spreads messages over links (SPEC T5, T6).
+//! Which path a frame takes: the rails that are up, the one of each logical link that carries data, and the
+//! policy that spreads messages over links (SPEC T5, T6).
 
 use crate::identity::{ClientId, LINKS_MAX, LinkId, Path, RAILS_MAX, RailId};
 use core::time::Duration;
@@ -64,8 +64,8 @@ impl Routes {
         self.spread = spread;
     }
 
-    /// Marks a path usable or not. Both ends pick the lowest rail that is up, and both know the same rails to be up
-    /// since a rail counts as up only when each end hears the other; so they agree on the active one.
+    /// Marks a path usable or not. Both ends pick the lowest rail that is up, and both know the same rails to
+    /// be up since a rail counts as up only when each end hears the other; so they agree on the active one.
     pub fn set_up(&mut self, path: Path, up: bool) {
         let state = &mut self.paths[path.index()];
         state.up = up;
@@ -124,8 +124,8 @@ impl Routes {
         }
     }
 
-    /// The path for a frame; `None` while none is up. Fragments of one message go to different links as far as
-    /// there are enough.
+    /// The path for a frame; `None` while none is up. Fragments of one message go to different links as far
+    /// as there are enough.
     #[inline]
     pub fn choose(&mut self, client: ClientId, fragment: u8, fragments: u8) -> Option<Path> {
         let links = usize::from(self.links);

@@ -1,8 +1,8 @@
 //! One connection from its first datagram to its end.
 //!
-//! *Greeting*: frames travel as datagrams. `establish` grants memory and sends the grant; once the peer's grant is
-//! here too, the [`Lane`] opens and frames travel by it alone. A peer that ends leaves its frames behind in
-//! our ring: they are delivered before the connection is lost.
+//! *Greeting*: frames travel as datagrams. `establish` grants memory and sends the grant; once the peer's
+//! grant is here too, the [`Lane`] opens and frames travel by it alone. A peer that ends leaves its frames
+//! behind in our ring: they are delivered before the connection is lost.
 
 use crate::fault::ProtocolFault;
 use crate::grant::{GRANT_DESCRIPTORS, GRANT_MAGIC, Grant, Granted, Offer};

@@ -35,8 +35,8 @@ pub(crate) struct Table {
     pub(crate) establishing: Vec<Slot>,
     /// Their dial may be decided.
     pub(crate) dialing: Vec<Slot>,
-    /// Gone already, to be reported as lost. Until then nobody else gets their slot: whoever keeps a table by slot
-    /// would take the end of the old connection for that of the new one.
+    /// Gone already, to be reported as lost. Until then nobody else gets their slot: whoever keeps a table by
+    /// slot would take the end of the old connection for that of the new one.
     pub(crate) ended: VecDeque<(ConnectionId, RailFault)>,
 }
 

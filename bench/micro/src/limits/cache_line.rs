@@ -1,5 +1,5 @@
-//! A cache line goes to the other core and back, between two spinning processes: the floor under every message, and
-//! the probe that tells near cores from far ones.
+//! A cache line goes to the other core and back, between two spinning processes: the floor under every
+//! message, and the probe that tells near cores from far ones.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

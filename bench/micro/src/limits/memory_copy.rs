@@ -1,5 +1,5 @@
-//! A bare copy between two processes: the parent copies each message into memory that the worker maps, the worker
-//! reads it in place. One copy, no header, no credit, no call-back.
+//! A bare copy between two processes: the parent copies each message into memory that the worker maps, the
+//! worker reads it in place. One copy, no header, no credit, no call-back.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,8 @@ use crate::role::{Role, SUB_COMMAND};
 
 /// Where the count of messages that the writer published lies in the control region.
 const PUBLISHED_AT: usize = 0;
-/// Where the count of messages that the reader is done with lies; two lines further, away from the prefetcher.
+/// Where the count of messages that the reader is done with lies; two lines further, away from the
+/// prefetcher.
 const CONSUMED_AT: usize = 256;
 const CACHE_LINE_BYTES: usize = 64;
 /// Messages per look at the clock.
@@ -46,8 +47,8 @@ impl Places {
         SlabLayout { classes: [(self.bytes, self.depth), (0, 0), (0, 0), (0, 0)] }
     }
 
-    /// Takes up every place, in order. The writer owns place n % depth while n - consumed < depth, the reader once n
-    /// is published.
+    /// Takes up every place, in order. The writer owns place n % depth while n - consumed < depth, the reader
+    /// once n is published.
     fn take_up(self, region: Region) -> Result<Vec<Chunk>> {
         let (region, bytes) = (Arc::new(region), self.bytes as usize);
         let place = |index| Chunk::take_up(&region, &self.layout(), index, bytes);

@@ -10,7 +10,8 @@ use bench_harness::spin_or_yield;
 use serde::{Deserialize, Serialize};
 use transport_buf::Region;
 
-/// Spins before a waiting end yields its core: ≈ 100 µs, far more than any answer needs while the other end runs.
+/// Spins before a waiting end yields its core: ≈ 100 µs, far more than any answer needs while the other end
+/// runs.
 const SPINS_MAX: u32 = 20_000;
 /// An end that hears nothing for this long takes the other for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(10);

@@ -11,7 +11,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
 
-/// Spins before a spinning end yields its core; each is a system call of ≈ 0.3 µs, so this is some milliseconds.
+/// Spins before a spinning end yields its core; each is a system call of ≈ 0.3 µs, so this is some
+/// milliseconds.
 const SPINS_MAX: u32 = 10_000;
 /// An end that hears nothing for this long takes the other for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(10);

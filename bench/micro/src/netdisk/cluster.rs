@@ -1,5 +1,5 @@
-//! A cluster of three nodes on this machine, joined by shared memory: a memory disk on the first, an NBD server on the
-//! third, and the second only to vote.
+//! A cluster of three nodes on this machine, joined by shared memory: a memory disk on the first, an NBD
+//! server on the third, and the second only to vote.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};

@@ -1,4 +1,5 @@
-//! A message goes through the whole stack to another process and back: endpoint, credits, demux, call-back, twice.
+//! A message goes through the whole stack to another process and back: endpoint, credits, demux, call-back,
+//! twice.
 
 use anyhow::{Result, ensure};
 use bench_harness::{Budget, Contender, CorePair, Measured, MonotonicClock, closed_loop};

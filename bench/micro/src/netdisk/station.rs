@@ -121,7 +121,8 @@ impl Station {
                 continue;
             }
             idle_turns = idle_turns.wrapping_add(1);
-            // A sleeping endpoint takes few turns, a spinning one millions a second; look at the clock in both cases.
+            // A sleeping endpoint takes few turns, a spinning one millions a second; look at the clock in
+            // both cases.
             if idle_turns < 16 || idle_turns.is_multiple_of(TURNS_PER_LOOK) {
                 let silent_at = *deadline.get_or_insert_with(|| Instant::now() + SILENCE_MAX);
                 if Instant::now() > silent_at {
@@ -149,8 +150,8 @@ impl Station {
         }
     }
 
-    /// Builds a message in the partner's memory (or this node's, where the provider cannot) and sends it. Waits for
-    /// memory and credit.
+    /// Builds a message in the partner's memory (or this node's, where the provider cannot) and sends it.
+    /// Waits for memory and credit.
     ///
     /// # Errors
     /// The message cannot be sent at all, or the partner died.

@@ -1,4 +1,5 @@
-//! Every provider, size, depth and number of links: latency and rate of messages that are sent back, as a table.
+//! Every provider, size, depth and number of links: latency and rate of messages that are sent back, as a
+//! table.
 
 use std::fs;
 use std::path::Path;

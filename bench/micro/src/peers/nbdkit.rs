@@ -49,7 +49,8 @@ struct Nbdkit {
 }
 
 impl Nbdkit {
-    /// nbdkit writes its pid file when it listens. A trial connection would make it complain about a rude client.
+    /// nbdkit writes its pid file when it listens. A trial connection would make it complain about a rude
+    /// client.
     fn wait_until_it_listens(&mut self, ready: &Path) -> Result<()> {
         let deadline = Instant::now() + START_WAIT_MAX;
         while !ready.exists() {

@@ -211,7 +211,8 @@ impl<'a> Chunk<'a> {
     /// Bytes of a data chunk's payload before the data.
     pub const OFFSET_BYTES: u32 = 8;
 
-    /// Appends the header and the offset of a data chunk whose data of `length` bytes the caller sends itself.
+    /// Appends the header and the offset of a data chunk whose data of `length` bytes the caller sends
+    /// itself.
     pub fn encode_data_head(sink: &mut impl ByteSink, cookie: u64, flags: u16, offset: u64, length: u32) {
         let length = length + Self::OFFSET_BYTES;
         ChunkHeader { flags, kind: ChunkKind::OffsetData, cookie, length }.encode(sink);

@@ -1,19 +1,22 @@
 //! One NBD connection as a pure machine: bytes in, operations out; completions in, bytes out.
 //!
 //! The owner of the socket drives it in this order:
-//! 1. [`Connection::advance`] with the bytes at hand, until the [`Step`] asks for something: more bytes, a list
+//! 1. [`Connection::advance`] with the bytes at hand, until the [`Step`] asks for something: more bytes, a
+//! list
 //!    of exports, an opened export, memory for a write's payload, or that payload itself;
 //! 2. [`Connection::submit_next`] until nothing is left to submit;
 //! 3. [`Connection::complete`] for each completion of the service;
 //! 4. [`Connection::outbox`] to the socket.
 //!
 //! Payload never passes through the machine: a write's bytes are read straight into the service's buffer
-//! ([`Connection::payload_room`]), a read's bytes leave straight from the service's lease ([`Outbox::gather`]).
+//! ([`Connection::payload_room`]), a read's bytes leave straight from the service's lease
+//! ([`Outbox::gather`]).
 //!
 //! **All or nothing.** A write is submitted once its whole payload has arrived, so a client that dies in the
-//! middle of one has written nothing. A simple read reply starts once all its data is in, so that an error can
-//! still be told. Both hold for requests cut into several pieces as long as the service has memory for them; if
-//! it runs out while nothing else of this connection holds any, the pieces go one by one ([`Connection::starved`]).
+//! middle of one has written nothing. A simple read reply starts once all its data is in, so that an error
+//! can still be told. Both hold for requests cut into several pieces as long as the service has memory for
+//! them; if it runs out while nothing else of this connection holds any, the pieces go one by one
+//! ([`Connection::starved`]).
 
 mod admission;
 mod end;
@@ -350,7 +353,8 @@ impl<W: AsMut<[u8]>, R: AsRef<[u8]>> Connection<W, R> {
         finished.then_some(JobNumber(slot))
     }
 
-    /// The socket is gone, or is given up: what is not submitted is forgotten, what is in the service runs on.
+    /// The socket is gone, or is given up: what is not submitted is forgotten, what is in the service runs
+    /// on.
     pub fn lost(&mut self, reason: EndReason) {
         self.end.get_or_insert(reason);
         self.phase = Phase::Ended;

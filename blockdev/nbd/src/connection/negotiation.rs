@@ -34,8 +34,9 @@ impl Agreement {
     /// What the export can do for this client.
     pub fn transmission_flags(&self) -> TransmissionFlags {
         type F = TransmissionFlags;
-        // Multi-conn is honest: a flush makes every write durable that was answered before, whichever connection
-        // it came on, for all connections reach the same volume of the same engine (see the README).
+        // Multi-conn is honest: a flush makes every write durable that was answered before, whichever
+        // connection it came on, for all connections reach the same volume of the same engine (see the
+        // README).
         let mut flags = F::HAS_FLAGS | F::SEND_FLUSH | F::CAN_MULTI_CONN;
         if self.structured {
             flags |= F::SEND_DF;

@@ -28,8 +28,8 @@ impl<R: AsRef<[u8]>> Segment<R> {
 
 /// The queue of outgoing bytes of one connection, gathered into vectored writes.
 ///
-/// Bounded by its owner: [`Outbox::bytes`] and [`Outbox::segments`] say how full it is, and no request is parsed
-/// while it is too full.
+/// Bounded by its owner: [`Outbox::bytes`] and [`Outbox::segments`] say how full it is, and no request is
+/// parsed while it is too full.
 #[derive(Debug)]
 pub struct Outbox<R> {
     segments: VecDeque<Segment<R>>,
@@ -89,8 +89,8 @@ impl<R: AsRef<[u8]>> Outbox<R> {
         count
     }
 
-    /// Gives back what the service has lent; copies wait in its place. For a client that takes its bytes slowly
-    /// or not at all: memory of the service would be missing elsewhere.
+    /// Gives back what the service has lent; copies wait in its place. For a client that takes its bytes
+    /// slowly or not at all: memory of the service would be missing elsewhere.
     pub fn detach(&mut self) {
         for segment in &mut self.segments {
             if let Segment::Payload(data) = segment {

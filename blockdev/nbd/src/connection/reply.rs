@@ -12,8 +12,8 @@ impl<W: AsMut<[u8]>, R: AsRef<[u8]>> Connection<W, R> {
         self.agreement.as_ref().is_some_and(|agreement| agreement.structured)
     }
 
-    /// Takes in the result of one piece of a job that stays live until this returns. True if the reply is torn:
-    /// a part of it is out and the rest will never be.
+    /// Takes in the result of one piece of a job that stays live until this returns. True if the reply is
+    /// torn: a part of it is out and the rest will never be.
     pub(super) fn reply(
         &mut self,
         slot: JobSlot,
@@ -63,7 +63,8 @@ impl<W: AsMut<[u8]>, R: AsRef<[u8]>> Connection<W, R> {
         self.reply_rest(slot, structured)
     }
 
-    /// What remains to be said after a piece: the end of the job, or data of a simple reply whose turn has come.
+    /// What remains to be said after a piece: the end of the job, or data of a simple reply whose turn has
+    /// come.
     fn reply_rest(&mut self, slot: JobSlot, structured: bool) -> bool {
         let job = self.jobs.get_mut(slot);
         let simple_pieces = !structured && job.work == Work::Read && job.pieces > 1;

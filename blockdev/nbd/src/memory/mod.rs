@@ -193,8 +193,8 @@ pub struct PendingIo {
     lease: Option<ReadLease>,
 }
 
-/// Disks in memory. By default each operation takes effect and completes when it is next asked for completions;
-/// [`MemoryService::hold`] keeps operations until the test releases them.
+/// Disks in memory. By default each operation takes effect and completes when it is next asked for
+/// completions; [`MemoryService::hold`] keeps operations until the test releases them.
 #[derive(Debug)]
 pub struct MemoryService {
     volumes: Vec<Volume>,

@@ -114,8 +114,8 @@ pub struct NbdServer<S: BlockService> {
 }
 
 impl<S: BlockService> NbdServer<S> {
-    /// Binds every listener. The server uses tokens of the range only: one per listener and one per connection,
-    /// so the range also bounds the connections.
+    /// Binds every listener. The server uses tokens of the range only: one per listener and one per
+    /// connection, so the range also bounds the connections.
     pub fn new(registry: &Registry, tokens: Range<usize>, config: NbdConfig) -> Result<Self, StartRefusal> {
         let needed = config.listen.len() + 1;
         if tokens.len() < needed {
@@ -208,7 +208,8 @@ impl<S: BlockService> NbdServer<S> {
         moved
     }
 
-    /// A completion of the service. The reply leaves with the next [`NbdServer::flush`] or [`NbdServer::poll`].
+    /// A completion of the service. The reply leaves with the next [`NbdServer::flush`] or
+    /// [`NbdServer::poll`].
     pub fn complete(&mut self, completion: BlockCompletion<S::ReadData>) {
         let (place, job, piece) = split_tag(completion.tag);
         let place = place as usize;
@@ -233,8 +234,8 @@ impl<S: BlockService> NbdServer<S> {
         moved
     }
 
-    /// May the reactor sleep until the next event or the service's next completion? False if there is work that
-    /// no event will announce; then poll again.
+    /// May the reactor sleep until the next event or the service's next completion? False if there is work
+    /// that no event will announce; then poll again.
     pub fn arm(&mut self) -> bool {
         if self.accept_ready {
             return false;
@@ -448,7 +449,8 @@ impl<S: BlockService> NbdServer<S> {
         self.activate(place);
     }
 
-    /// Frees the place of the client that has been in its handshake for the longest time, if that is too long.
+    /// Frees the place of the client that has been in its handshake for the longest time, if that is too
+    /// long.
     fn evict_idler(&mut self) {
         let oldest = (0..self.sessions.len())
             .filter_map(|place| Some((place, self.session(place)?)))

@@ -164,7 +164,8 @@ impl<S: BlockService> Session<S> {
         self.end -= self.start;
         self.start = 0;
         let window = if self.bulk { BULK_INPUT_BYTES } else { INPUT_BYTES };
-        // An option that does not fit the small window still has to come in whole; only the handshake has those.
+        // An option that does not fit the small window still has to come in whole; only the handshake has
+        // those.
         let input_room = if self.end >= window { INPUT_BYTES } else { window } - self.end;
         let last = self.connection.payload_room_is_last();
         let room = if payload { self.connection.payload_room() } else { &mut [] };
@@ -327,7 +328,8 @@ impl<S: BlockService> Session<S> {
         }
     }
 
-    /// Registers the requests of a connection that ended, and closes its socket once nothing more is to be said.
+    /// Registers the requests of a connection that ended, and closes its socket once nothing more is to be
+    /// said.
     pub(super) fn bury(&mut self, quarantine: &mut Quarantine) -> Option<Stream> {
         if let (true, Some(volume)) = (self.connection.is_ending(), self.volume) {
             let over = self.connection.is_over();

@@ -32,7 +32,8 @@ impl Driver {
     /// Asks for the gate if something wants it, or lets go what may go.
     pub(super) fn advance(&mut self, now: Time, index: usize, actions: &mut Vec<DriverAction>) {
         if self.volumes[index].attachment == Attachment::Open {
-            // Whatever fell into Limbo and left the gate open was sent before this gate opened: it may go again.
+            // Whatever fell into Limbo and left the gate open was sent before this gate opened: it may go
+            // again.
             if self.volumes[index].limbo > 0 {
                 self.leave_limbo(index);
             }

@@ -59,7 +59,8 @@ impl ClientTable {
         }
     }
 
-    /// The client, if this is the life to serve. Adopts a newer life as soon as the former one has nothing running.
+    /// The client, if this is the life to serve. Adopts a newer life as soon as the former one has nothing
+    /// running.
     #[inline]
     pub(super) fn meet(&mut self, node: NodeId, incarnation: Incarnation) -> Life<'_> {
         if self.clients.len() <= usize::from(node.0) {

@@ -368,8 +368,8 @@ fn with_no_other_sound_path_an_io_error_is_the_clients() {
     assert_eq!(actions, []);
 }
 
-/// Found by the simulator, seed 38523: the view without this path came while a request ran here, whose error was
-/// then taken for the last word, though the other node could reach the disk.
+/// Found by the simulator, seed 38523: the view without this path came while a request ran here, whose error
+/// was then taken for the last word, though the other node could reach the disk.
 // proves: B3
 #[test]
 fn an_error_that_comes_after_the_mapping_moved_away_is_no_client_error() {

@@ -1,5 +1,5 @@
-//! The inner moves of a master for one volume: the gate step by step, what a failed execution means, and who is told
-//! that the gate is open.
+//! The inner moves of a master for one volume: the gate step by step, what a failed execution means, and who
+//! is told that the gate is open.
 
 use super::client::Life;
 use super::{Master, MasterAction};
@@ -62,8 +62,8 @@ impl<R: Rules> Master<R> {
         self.step_gate(now, index, actions);
     }
 
-    /// Sets the gate's goal by the mapping. If that names another disk than the one in hand, the goal is to let go
-    /// of this one first.
+    /// Sets the gate's goal by the mapping. If that names another disk than the one in hand, the goal is to
+    /// let go of this one first.
     pub(super) fn aim_gate(&mut self, index: usize) {
         let served = &mut self.volumes[index];
         let mapping = &served.mapping;

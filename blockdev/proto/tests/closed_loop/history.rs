@@ -1,9 +1,10 @@
 //! What clients saw, and whether one disk could have shown it to them.
 //!
-//! Every write has a value of its own, so the reads of a value and its write form a cluster. By Gibbons and Korach,
-//! "Testing shared memories" (SIAM J. Comput. 26(4), 1997), a history of one register with such values is
-//! linearizable exactly when no read ends before its write begins, no two forward zones overlap, and no backward
-//! zone lies within a forward zone. A cluster's zone runs from its first end to its last beginning.
+//! Every write has a value of its own, so the reads of a value and its write form a cluster. By Gibbons and
+//! Korach, "Testing shared memories" (SIAM J. Comput. 26(4), 1997), a history of one register with such
+//! values is linearizable exactly when no read ends before its write begins, no two forward zones overlap,
+//! and no backward zone lies within a forward zone. A cluster's zone runs from its first end to its last
+//! beginning.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +33,8 @@ struct Zone {
     certain: bool,
 }
 
-/// Says what no disk could have shown, if anything, though a write may have taken effect more than once before its
-/// client got the answer: a value came back after a write that began after its own write was over.
+/// Says what no disk could have shown, if anything, though a write may have taken effect more than once
+/// before its client got the answer: a value came back after a write that began after its own write was over.
 pub(crate) fn stale_fault_of(accesses: &[Access]) -> Option<String> {
     let writes = || accesses.iter().filter(|access| access.writes);
     for read in accesses.iter().filter(|access| !access.writes) {

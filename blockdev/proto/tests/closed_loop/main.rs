@@ -1,6 +1,6 @@
-//! Drivers and masters against each other, over a net that loses, repeats and reorders, on a disk that two nodes
-//! reach, while masters and clients are killed and paths break: what clients see must be what one disk could show,
-//! and once the faults are healed nothing may be stuck.
+//! Drivers and masters against each other, over a net that loses, repeats and reorders, on a disk that two
+//! nodes reach, while masters and clients are killed and paths break: what clients see must be what one disk
+//! could show, and once the faults are healed nothing may be stuck.
 //!
 //! This is the small loop beside the machines; the simulator runs whole nodes. A failure names its seed.
 

@@ -1,5 +1,5 @@
-//! The world of the closed loop: four nodes, of which two reach the disk; a net; a disk; clients; and somebody who
-//! numbers configurations. Everything that happens is drawn from one seed.
+//! The world of the closed loop: four nodes, of which two reach the disk; a net; a disk; clients; and
+//! somebody who numbers configurations. Everything that happens is drawn from one seed.
 
 use crate::history::{Access, fault_of, stale_fault_of};
 use blockdev_proto::driver::{
@@ -134,8 +134,8 @@ struct Asked {
     is_open: bool,
     /// It did happen, as far as the client knows.
     certain: bool,
-    /// It keeps its lock on its blocks: until it is answered or, if its client died, until a gate opens at the number
-    /// that came after.
+    /// It keeps its lock on its blocks: until it is answered or, if its client died, until a gate opens at
+    /// the number that came after.
     locks: bool,
     /// That number, once its client is dead.
     fence: Option<Epoch>,

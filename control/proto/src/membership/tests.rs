@@ -164,8 +164,8 @@ fn a_node_that_nobody_talks_to_learns_from_heartbeats_that_its_life_is_over() {
     assert_eq!(out.iter().filter(|output| **output == Output::Removed).count(), 1);
 }
 
-/// Node 1 was killed and came back; it met node 2 at once, but node 3 only after the suspect time. It put node 3 out,
-/// whose clients then waited for the answers to what it had sent in the life that was over.
+/// Node 1 was killed and came back; it met node 2 at once, but node 3 only after the suspect time. It put
+/// node 3 out, whose clients then waited for the answers to what it had sent in the life that was over.
 #[test]
 fn a_node_that_comes_back_puts_out_no_member_that_it_has_not_met_yet() {
     let mut machines = trio();

@@ -34,8 +34,8 @@ impl Membership {
         Some(View { epoch: Epoch(floor.0 + 1), members, departed, broken })
     }
 
-    /// Whether this node, not in itself, would put out a member while it reaches another: it may just not have met
-    /// that one yet. Those who are in will put out whom they have lost.
+    /// Whether this node, not in itself, would put out a member while it reaches another: it may just not
+    /// have met that one yet. Those who are in will put out whom they have lost.
     fn would_intrude(&self, members: &[Member]) -> bool {
         let view = &self.durable.view;
         let reaches_member = || {
@@ -46,8 +46,8 @@ impl Membership {
         !view.has(self.me()) && view.members.iter().any(lost) && reaches_member()
     }
 
-    /// Nodes in which everyone sees everyone: first those who are in, then those who join, each by rising id. One
-    /// that joins and has not met all of them yet waits, and does not take anybody's place.
+    /// Nodes in which everyone sees everyone: first those who are in, then those who join, each by rising id.
+    /// One that joins and has not met all of them yet waits, and does not take anybody's place.
     fn clique(&self) -> Vec<Member> {
         let (view, suspect) = (&self.durable.view, self.times.suspect);
         let others = self.peers.iter().filter_map(|peer| {

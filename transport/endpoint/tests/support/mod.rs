@@ -14,7 +14,8 @@ use transport_proto::cluster_key::ClusterKey;
 use transport_proto::identity::{ClientId, Incarnation, LinkId, NodeId, Path, RailId};
 use transport_proto::route::Spread;
 
-/// Gives up on a condition after this; long, since the machine may be busy, and never waited for when all is well.
+/// Gives up on a condition after this; long, since the machine may be busy, and never waited for when all is
+/// well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client that notes all that it hears.
