@@ -50,7 +50,8 @@ impl Machine {
     pub fn show(&self) -> String {
         let Self { kernel, cpu, cores, clock_source, tcp_congestion, load, commit, command } = self;
         format!(
-            "{cpu}, {cores} cores · Linux {kernel} · clock {clock_source} · TCP {tcp_congestion} · load {load:.2}\n\
+            "{cpu}, {cores} cores · Linux {kernel} · clock {clock_source} · \
+             TCP {tcp_congestion} · load {load:.2}\n\
              commit {} · {command}\n",
             if commit.is_empty() { "unknown" } else { commit },
         )

@@ -62,7 +62,8 @@ proptest! {
     ) {
         let encoded = encoded_queries(&queries);
         let meta = MetaQuery::from_encoded(&name, queries.len() as u32, &encoded);
-        prop_assert_eq!(meta.queries().collect::<Vec<_>>(), queries.iter().map(String::as_str).collect::<Vec<_>>());
+        let names: Vec<&str> = queries.iter().map(String::as_str).collect();
+        prop_assert_eq!(meta.queries().collect::<Vec<_>>(), names);
         for option in [
             ClientOption::ExportName(&name),
             ClientOption::Abort,
@@ -107,7 +108,9 @@ proptest! {
 
     // proves: B13
     #[test]
-    fn every_request_survives_encoding(flags: u16, number in 0u16..12, cookie: u64, offset: u64, length: u32) {
+    fn every_request_survives_encoding(
+        flags: u16, number in 0u16..12, cookie: u64, offset: u64, length: u32,
+    ) {
         let command = match number {
             0 => Command::Read,
             1 => Command::Write,
@@ -177,7 +180,8 @@ proptest! {
         let mut messages: Vec<Vec<u8>> = vec![Vec::new(); 3];
         OptionReply { option: 7, body: OptionReplyBody::Server { name: "disk", description: "one" } }
             .encode(&mut messages[0]);
-        Chunk::Error { error: BlockErrno::Io, message: "gone", offset: Some(1) }.encode(&mut messages[1], 1, 1);
+        let error = Chunk::Error { error: BlockErrno::Io, message: "gone", offset: Some(1) };
+        error.encode(&mut messages[1], 1, 1);
         let queries = encoded_queries(&["base:allocation".to_owned()]);
         ClientOption::SetMetaContext(MetaQuery::from_encoded("disk", 1, &queries)).encode(&mut messages[2]);
         for message in &mut messages {

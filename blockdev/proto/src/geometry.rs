@@ -205,7 +205,9 @@ mod tests {
     proptest! {
         // proves: B11
         #[test]
-        fn an_accepted_range_lies_inside_the_disk_in_whole_blocks(offset: u64, length: u32, number in 1u8..=5) {
+        fn an_accepted_range_lies_inside_the_disk_in_whole_blocks(
+            offset: u64, length: u32, number in 1u8..=5,
+        ) {
             let operation = Operation::from_wire(number).expect("1..=5 are operations");
             let range = ByteRange::new(offset % (32 << 20), length % (4 << 20));
             if operation != Operation::Flush && DISK.check(operation, range).is_ok() {
@@ -217,7 +219,9 @@ mod tests {
         }
 
         #[test]
-        fn overlap_is_symmetric_and_means_a_common_byte(a in 0u64..64, m in 0u32..16, b in 0u64..64, n in 0u32..16) {
+        fn overlap_is_symmetric_and_means_a_common_byte(
+            a in 0u64..64, m in 0u32..16, b in 0u64..64, n in 0u32..16,
+        ) {
             let (one, two) = (ByteRange::new(a, m), ByteRange::new(b, n));
             let common = (a..a + u64::from(m)).any(|byte| (b..b + u64::from(n)).contains(&byte));
             prop_assert_eq!(one.overlaps(two), two.overlaps(one));

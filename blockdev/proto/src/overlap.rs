@@ -157,7 +157,9 @@ mod tests {
     proptest! {
         // proves: B5
         #[test]
-        fn a_range_is_free_exactly_when_no_earlier_conflicting_one_is_pending(steps in prop::collection::vec(step(), 1..80)) {
+        fn a_range_is_free_exactly_when_no_earlier_conflicting_one_is_pending(
+            steps in prop::collection::vec(step(), 1..80),
+        ) {
             let mut table = OverlapTable::default();
             let mut plain: Vec<Plain> = Vec::new();
             let mut released = Vec::new();

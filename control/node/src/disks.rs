@@ -75,7 +75,8 @@ fn warn_of_machines(rows: &ClusterRows, disk: &DiskRow) {
     if disk.ports.windows(2).any(|ports| host(ports[0].node) != host(ports[1].node)) {
         tracing::warn!(
             disk = disk.name,
-            "its nodes have different hosts: a late write of a dead node is kept out only while all of them run on \
+            "its nodes have different hosts: a late write of a dead node is kept out only while all of \
+             them run on \
              one kernel; on several machines name one node only"
         );
     }

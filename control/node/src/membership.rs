@@ -35,7 +35,8 @@ impl fmt::Display for VotesRefusal {
             }
             VotesRefusal::Damaged(path) => write!(
                 f,
-                "{} is damaged or not netdisk's: if this node has no other copy of it, move it away and start the \
+                "{} is damaged or not netdisk's: if this node has no other copy of it, move it away and \
+                 start the \
                  node only while a majority of the others is running",
                 path.display()
             ),

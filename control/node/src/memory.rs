@@ -35,7 +35,8 @@ impl fmt::Display for BudgetTooSmall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "[memory] budget of {} MiB is too small for {} shared-memory rails: make it {} MiB, or use fewer rails",
+            "[memory] budget of {} MiB is too small for {} shared-memory rails: make it {} MiB, or use fewer \
+             rails",
             self.budget_bytes >> 20,
             self.shm_rails,
             self.needed_bytes.div_ceil(1 << 20)

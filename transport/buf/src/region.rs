@@ -61,7 +61,8 @@ impl fmt::Display for RegionError {
             RegionError::Create(_) => write!(f, "cannot create shared memory (memfd)"),
             RegionError::Allocate { bytes, .. } => write!(
                 f,
-                "cannot allocate {bytes} bytes of shared memory: lower the node's memory budget or free memory"
+                "cannot allocate {bytes} bytes of shared memory: lower the node's memory budget or free \
+                 memory"
             ),
             RegionError::Seal(_) => write!(f, "cannot seal shared memory"),
             RegionError::Foreign { expected, found, sealed } => write!(

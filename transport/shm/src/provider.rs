@@ -430,7 +430,8 @@ impl Provider for ShmProvider {
         }
         if let Err(error) = connection.establish(layout) {
             let rail = connection.rail;
-            tracing::warn!(%rail, %error, source = ?std::error::Error::source(&error), "no memory for a connection");
+            let source = std::error::Error::source(&error);
+            tracing::warn!(%rail, %error, ?source, "no memory for a connection");
             connection.end(Ending::Now(RailFault::NoMemory));
         }
         self.attention |= 1 << id.slot();

@@ -1,9 +1,8 @@
 //! One NBD connection as a pure machine: bytes in, operations out; completions in, bytes out.
 //!
 //! The owner of the socket drives it in this order:
-//! 1. [`Connection::advance`] with the bytes at hand, until the [`Step`] asks for something: more bytes, a
-//! list
-//!    of exports, an opened export, memory for a write's payload, or that payload itself;
+//! 1. [`Connection::advance`] with the bytes at hand, until the [`Step`] asks for something: more bytes,
+//!    a list of exports, an opened export, memory for a write's payload, or that payload itself;
 //! 2. [`Connection::submit_next`] until nothing is left to submit;
 //! 3. [`Connection::complete`] for each completion of the service;
 //! 4. [`Connection::outbox`] to the socket.

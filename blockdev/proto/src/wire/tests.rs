@@ -91,7 +91,8 @@ proptest! {
 
     #[test]
     fn no_bytes_make_the_reader_panic_and_what_it_reads_is_in_range(
-        mut bytes in prop::collection::vec(any::<u8>(), 0..130), kind in 0u8..7, version in 0u8..3, fit in any::<bool>(),
+        mut bytes in prop::collection::vec(any::<u8>(), 0..130), kind in 0u8..7, version in 0u8..3,
+        fit in any::<bool>(),
     ) {
         let lengths = [0, 56, 48, 24, 32, 24, 0];
         if fit { bytes.resize(lengths[kind as usize], 0); }
