@@ -16,8 +16,8 @@ use core::time::Duration;
 
 /// First pause before a rail is dialed again; doubles up to [`REDIAL_PAUSE_MAX`].
 const REDIAL_PAUSE_MIN: Duration = Duration::from_millis(20);
-/// Longest pause.
-const REDIAL_PAUSE_MAX: Duration = Duration::from_millis(640);
+/// Longest pause; below the time after which the membership gives a silent node up.
+const REDIAL_PAUSE_MAX: Duration = Duration::from_millis(320);
 /// A rail that has been up this long begins with the shortest pause again.
 const STEADY: Duration = Duration::from_secs(2);
 /// Time for connection, handshake and setup, after which a connection is given up.
