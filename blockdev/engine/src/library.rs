@@ -8,7 +8,7 @@
 //! An [`Io`] is a future for any executor, and can be waited for by a plain thread. Bytes are not copied on
 //! this way: a write is sent from the caller's own memory, a read gives the memory in which the bytes landed.
 //! A program that owns the reactor's thread itself, and wants no hand-over at all, uses
-//! [`BlockEngine`](crate::BlockEngine) directly.
+//! [`BlockEngine`] directly.
 
 use crate::data::{ReadData, WriteData};
 use crate::engine::{BlockEngine, BlockIo, RefusedWhy};
