@@ -160,6 +160,6 @@ fn a_block_changed_behind_the_back_of_the_load_is_found() {
     let ledger = load.finish();
     let block = ledger.first_block().unwrap();
     let mut intruder = NbdClient::open(&socket, "vd0").unwrap();
-    intruder.write(block * 4096 + 4095, &[0xaa], false).unwrap();
+    intruder.write(block * 4096, &[0xaa; 4096], false).unwrap();
     ledger.verify(&socket);
 }
