@@ -10,9 +10,10 @@ const NETDISK: &str = env!("CARGO_BIN_EXE_netdisk");
 const FAR: u16 = 3;
 /// Long enough that one heartbeat more or less does not count.
 const WATCHED: Duration = Duration::from_secs(4);
-/// One part in so many of a core is the most. `bench-micro` measures how much it is in a release build on a quiet
-/// machine, where it must be below a hundredth; a build without optimisation beside other work needs up to twice
-/// that for its 1,600 heartbeats a second. A loop that spins, or a timer of a millisecond, needs far more.
+/// One part in so many of a core is the most. `bench-micro` measures how much it is in a release build on a
+/// quiet machine, where it must be below a hundredth; a build without optimisation beside other work needs up
+/// to twice that for its 1,600 heartbeats a second. A loop that spins, or a timer of a millisecond, needs far
+/// more.
 const SHARE: u32 = 30;
 
 // proves: T12
