@@ -208,6 +208,4 @@ impl MembershipClient {
         };
         self.tell(core, input);
     }
-
-    pub(crate) fn writable(&mut self, _core: &mut Core, _node: NodeId) {}
 }

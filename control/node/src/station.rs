@@ -46,10 +46,9 @@ impl Clients for NodeClients {
     }
 
     fn writable(&mut self, core: &mut Core, node: NodeId, client: ClientId) {
-        match client {
-            ClientId::BLOCK => self.engine.writable(core, node, client),
-            ClientId::MEMBERSHIP => self.membership.writable(core, node),
-            _ => {}
+        // What membership could not send is said again by itself.
+        if client == ClientId::BLOCK {
+            self.engine.writable(core, node, client);
         }
     }
 }

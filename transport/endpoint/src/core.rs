@@ -10,10 +10,10 @@ use crate::providers::{Providers, Wire};
 use crate::verdicts::VerdictBoard;
 use std::collections::HashMap;
 use std::sync::Arc;
+use transport_buf::Slab;
 use transport_buf::ledger::LeaseLedger;
-use transport_buf::{Chunk, Slab};
 use transport_proto::cluster_key::ClusterKey;
-use transport_proto::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Path, Sequence};
+use transport_proto::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Sequence};
 use transport_proto::session::SendRefusal;
 use transport_proto::time::Time;
 use transport_proto::wire::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, FRAGMENT_EXTENSION_BYTES, FragmentExtension};
@@ -198,11 +198,6 @@ impl Core {
         }
     }
 
-    /// A chunk of this node's memory, see [`Core::allocate`].
-    pub fn allocate_chunk(&mut self, length: usize) -> Result<Chunk, PostRefusal> {
-        self.allocate(length).map(|buffer| buffer.chunk)
-    }
-
     /// Posts one fragment of a kept message if a rail will take it; otherwise it stays kept and is posted
     /// later.
     #[inline]
@@ -343,14 +338,6 @@ impl Core {
             let completion = Completion { client, to, tag, outcome: Outcome::Unknown };
             self.notices.push(Notice::Complete(completion));
         }
-    }
-
-    /// Path of the rail that carries a link's data to a peer now; for `status`.
-    pub fn active_paths(&self, node: NodeId) -> Vec<Path> {
-        let Some(at) = self.position(node) else { return Vec::new() };
-        let routes = self.peers[at].session.routes();
-        let links = (0..transport_proto::identity::LINKS_MAX as u8).map(transport_proto::identity::LinkId);
-        links.filter_map(|link| routes.active(link).map(|rail| Path { link, rail })).collect()
     }
 }
 

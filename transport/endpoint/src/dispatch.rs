@@ -9,9 +9,7 @@ use crate::plan::ProviderKind;
 use crate::providers::Wire;
 use transport_proto::identity::{ClientId, Sequence};
 use transport_proto::window::{FragmentPlace, Offer, Retained};
-use transport_proto::wire::{
-    DATA_BYTES_MAX, FLAG_REPLAY, FRAGMENT_EXTENSION_BYTES, FragmentExtension, FrameHeader, FrameType,
-};
+use transport_proto::wire::{DATA_BYTES_MAX, FLAG_REPLAY, FragmentExtension, FrameHeader, FrameType};
 use zerocopy::FromBytes;
 
 /// Acts on everything that a provider reported in one round.
@@ -238,7 +236,6 @@ fn fragment(
         waiting.set_control(control);
     }
     stream.receive.fragment_done(sequence, index);
-    debug_assert!(control.len() + FRAGMENT_EXTENSION_BYTES <= u8::MAX as usize);
     true
 }
 

@@ -40,14 +40,6 @@ impl Lease {
         Lease { bytes, entry }
     }
 
-    /// The chunk that holds the data, if one does: for the block path, which hands its address to the disk.
-    pub fn chunk(&self) -> Option<&Chunk> {
-        match &self.bytes {
-            LeasedBytes::Chunk(chunk) => Some(chunk),
-            _ => None,
-        }
-    }
-
     /// Bytes of data.
     pub fn len(&self) -> usize {
         self.as_ref().len()

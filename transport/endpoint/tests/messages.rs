@@ -7,7 +7,7 @@ mod support;
 use ProviderKind::{Shm, Tcp};
 use std::sync::Arc;
 use support::Pair;
-use transport_endpoint::{Data, Outcome, ProviderKind, SendRefusal, Tag};
+use transport_endpoint::{Data, Outcome, PeerEvent, ProviderKind, SendRefusal, Tag};
 use transport_proto::identity::{ClientId, LinkId, NodeId, Path, RailId};
 use transport_proto::route::Spread;
 use transport_proto::window::WINDOW;
@@ -210,4 +210,21 @@ fn links_and_rails_come_and_go_under_traffic_unseen_by_clients() {
         }
     });
     drop(pair);
+}
+
+// proves: T5 T10
+#[test]
+fn a_removed_peer_is_gone_and_what_was_under_way_to_it_is_of_unknown_outcome() {
+    let mut pair = Pair::connected(&[&[Shm, Tcp]], Spread::Single);
+    let sent = pair.nodes[0].core().send(NodeId(2), ClientId::USER, b"last", Data::Empty, Tag(7));
+    assert!(sent.is_ok());
+    pair.nodes[0].core().remove_peer(NodeId(2));
+    pair.until("it is told", |pair| {
+        let ear = pair.nodes[0].clients();
+        !ear.completions.is_empty() && ear.events.contains(&PeerEvent::Gone { node: NodeId(2) })
+    });
+    let outcomes: Vec<_> = pair.nodes[0].clients().completions.iter().map(|c| (c.tag, c.outcome)).collect();
+    assert_eq!(outcomes, [(Tag(7), Outcome::Unknown)]);
+    pair.until("no rail is left", |pair| pair.rails_up() == 0);
+    assert!(!pair.nodes[0].core().is_reachable(NodeId(2)));
 }

@@ -472,11 +472,6 @@ impl<M, H> Session<M, H> {
         self.counters.bytes_delivered += data_length as u64;
     }
 
-    /// Counts a dropped frame.
-    pub fn count_drop(&mut self) {
-        self.counters.frames_dropped += 1;
-    }
-
     /// The client is done with `count` messages: their credit goes back to the peer. It travels with the next
     /// frame; one of its own is due when the peer may be waiting for it.
     #[inline]
