@@ -24,6 +24,6 @@ pub use chunk::{Chunk, PlacedChunk, SharedChunk};
 #[cfg(not(loom))]
 pub use region::{Region, RegionError};
 #[cfg(not(loom))]
-pub use ring_region::{FrameReceiver, FrameSender};
+pub use ring_region::{FrameReceiver, FrameSender, SlotCopy};
 #[cfg(not(loom))]
 pub use slab::{Slab, SlabLayout, SlabRefusal};

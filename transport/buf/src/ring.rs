@@ -176,10 +176,16 @@ impl<M: RingMemory> RingConsumer<M> {
     /// The next slot, if it is published. It stays the consumer's until [`RingConsumer::release`].
     #[inline]
     pub fn peek(&self) -> Option<usize> {
-        let slot = self.next as usize & (M::SLOTS - 1);
+        let slot = self.next_slot();
         // SYNC: ring-publish. Pairs with the release in `RingProducer::publish`.
         let stamp = self.memory.stamp(slot).load(Ordering::Acquire);
         (stamp == self.generation | (self.next & POSITION_MASK)).then_some(slot)
+    }
+
+    /// The slot that [`RingConsumer::peek`] looks at, published or not.
+    #[inline]
+    pub fn next_slot(&self) -> usize {
+        self.next as usize & (M::SLOTS - 1)
     }
 
     /// Goes on to the slot after the one that [`RingConsumer::peek`] showed.

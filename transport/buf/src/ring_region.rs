@@ -30,7 +30,10 @@ const SLOTS_OFFSET: usize = PAGE_BYTES;
 
 const HEADER_WORDS: usize = SLOT_HEADER_BYTES / 8;
 const BODY_WORDS: usize = SLOT_BODY_BYTES / 8;
+const SLOT_WORDS: usize = SLOT_BYTES / 8;
 const STAMP_WORD: usize = STAMP_OFFSET / 8;
+/// Words that are copied at once: a cache line.
+const LINE_WORDS: usize = 8;
 
 /// A header, as words in memory order.
 pub type HeaderWords = [u64; HEADER_WORDS];
@@ -55,11 +58,15 @@ impl MappedRing {
         MappedRing { base: region.pointer(0), region }
     }
 
-    /// The word `index` of slot `slot`, header and body counted on.
+    /// The words of slot `slot`, header and body counted on.
     #[inline]
-    fn slot_word(&self, slot: usize, index: usize) -> &AtomicU64 {
-        debug_assert!(index < SLOT_BYTES / 8);
-        self.word(SLOTS_OFFSET + (slot & (RING_SLOTS - 1)) * SLOT_BYTES + index * 8)
+    fn slot(&self, slot: usize) -> &[AtomicU64; SLOT_WORDS] {
+        let offset = SLOTS_OFFSET + (slot & (RING_SLOTS - 1)) * SLOT_BYTES;
+        // SAFETY: the slot lies below `RING_REGION_BYTES`, which the region holds (checked in `new`).
+        let pointer = unsafe { self.base.add(offset) }.cast::<[AtomicU64; SLOT_WORDS]>();
+        // SAFETY: in bounds as above; aligned, since the mapping is by pages and slots lie at multiples of
+        // their size; mapped as long as `self`; what other processes write meanwhile lies inside atomics.
+        unsafe { &*pointer }
     }
 
     #[inline]
@@ -78,7 +85,7 @@ impl RingMemory for MappedRing {
 
     #[inline]
     fn stamp(&self, slot: usize) -> &AtomicU64 {
-        self.slot_word(slot, STAMP_WORD)
+        &self.slot(slot)[STAMP_WORD]
     }
 
     #[inline]
@@ -122,17 +129,15 @@ impl FrameSender {
     pub fn send(&mut self, header: &HeaderWords, control: &[u8], inline: &[u8]) {
         assert!(control.len() + inline.len() <= SLOT_BODY_BYTES, "frame larger than its slot");
         let Claim::Slot(slot) = self.ring.claim() else { panic!("sent without room") };
-        let memory = self.ring.memory();
         if !control.is_empty() {
             self.fill_body(slot, 0, control);
         }
         if !inline.is_empty() {
             self.fill_body(slot, control.len(), inline);
         }
-        for (index, word) in header.iter().enumerate() {
-            if index != STAMP_WORD {
-                memory.slot_word(slot, index).store(*word, Ordering::Relaxed);
-            }
+        let words = self.ring.memory().slot(slot);
+        for index in (0..HEADER_WORDS).filter(|index| *index != STAMP_WORD) {
+            words[index].store(header[index], Ordering::Relaxed);
         }
         self.ring.publish();
     }
@@ -140,7 +145,7 @@ impl FrameSender {
     #[inline]
     fn fill_body(&self, slot: usize, offset: usize, bytes: &[u8]) {
         debug_assert!(offset + bytes.len() <= SLOT_BODY_BYTES);
-        let body: *const AtomicU64 = self.ring.memory().slot_word(slot, HEADER_WORDS);
+        let body: *const [AtomicU64] = &raw const self.ring.memory().slot(slot)[HEADER_WORDS..];
         // SAFETY: `offset` is within the body (the callers keep to `SLOT_BODY_BYTES`, asserted in `send`).
         let to = unsafe { body.cast_mut().cast::<u8>().add(offset) };
         // SAFETY: the body has room for `bytes` behind `offset`; it is mapped, does not overlap a caller's
@@ -161,17 +166,43 @@ impl FrameSender {
     }
 }
 
+/// A private copy of a frame as it lay in its slot: what is checked in it is what is used afterwards,
+/// whatever the peer writes meanwhile. Made once and used for every frame.
+#[derive(Clone, Debug)]
+pub struct SlotCopy {
+    /// The header. Nothing in it is checked by this module.
+    pub header: HeaderWords,
+    body: [u64; BODY_WORDS],
+}
+
+impl Default for SlotCopy {
+    fn default() -> SlotCopy {
+        SlotCopy { header: [0; HEADER_WORDS], body: [0; BODY_WORDS] }
+    }
+}
+
+impl SlotCopy {
+    /// The first `length` bytes behind the header, as far as [`FrameReceiver::take_body`] copied them; what
+    /// lies beyond is of earlier frames. Panics over [`SLOT_BODY_BYTES`].
+    #[inline]
+    pub fn body(&self, length: usize) -> &[u8] {
+        assert!(length <= SLOT_BODY_BYTES, "body larger than its slot");
+        let bytes = self.body.as_ptr().cast::<u8>();
+        // SAFETY: `body` is initialised and at least `length` bytes long (asserted above).
+        unsafe { core::slice::from_raw_parts(bytes, length) }
+    }
+}
+
 /// The receiving end of a ring of frames, in memory of its own.
 #[derive(Debug)]
 pub struct FrameReceiver {
     ring: RingConsumer<MappedRing>,
-    body: [u64; BODY_WORDS],
 }
 
 impl FrameReceiver {
     /// Over a fresh region of [`RING_REGION_BYTES`]; panics if it is smaller.
     pub fn new(region: Arc<Region>, generation: u16) -> FrameReceiver {
-        FrameReceiver { ring: RingConsumer::new(MappedRing::new(region), generation), body: [0; BODY_WORDS] }
+        FrameReceiver { ring: RingConsumer::new(MappedRing::new(region), generation) }
     }
 
     /// The region that the ring lies in.
@@ -179,31 +210,32 @@ impl FrameReceiver {
         &self.ring.memory().region
     }
 
-    /// A private copy of the next frame's header, if there is one. Nothing in it is checked.
+    /// Copies the next frame's header, if there is one.
     #[inline]
-    pub fn header(&self) -> Option<HeaderWords> {
-        let slot = self.ring.peek()?;
-        let memory = self.ring.memory();
+    pub fn read_header(&self, copy: &mut SlotCopy) -> bool {
+        let Some(slot) = self.ring.peek() else { return false };
+        let words = self.ring.memory().slot(slot);
         // One load per word: what is checked later is what was read here, whatever the peer writes meanwhile.
-        Some(core::array::from_fn(|index| memory.slot_word(slot, index).load(Ordering::Relaxed)))
+        for (index, to) in copy.header.iter_mut().enumerate() {
+            *to = words[index].load(Ordering::Relaxed);
+        }
+        true
     }
 
-    /// A private copy of the first `length` bytes behind the header of the frame that
-    /// [`FrameReceiver::header`] showed, and goes on to the next frame. Panics over [`SLOT_BODY_BYTES`].
+    /// Copies the first `length` bytes behind the header of the frame that [`FrameReceiver::read_header`]
+    /// showed (whole cache lines), and goes on to the next frame. Panics over [`SLOT_BODY_BYTES`].
     #[inline]
-    pub fn take_body(&mut self, length: usize) -> &[u8] {
+    pub fn take_body(&mut self, length: usize, copy: &mut SlotCopy) {
         assert!(length <= SLOT_BODY_BYTES, "body larger than its slot");
-        if let Some(slot) = self.ring.peek() {
-            let memory = self.ring.memory();
-            for (index, word) in self.body[..length.div_ceil(8)].iter_mut().enumerate() {
-                *word = memory.slot_word(slot, HEADER_WORDS + index).load(Ordering::Relaxed);
+        // The slot was published when its header was read, and stays this side's until it is released.
+        let words = &self.ring.memory().slot(self.ring.next_slot())[HEADER_WORDS..];
+        let lines = words.chunks_exact(LINE_WORDS).zip(copy.body.chunks_exact_mut(LINE_WORDS));
+        for (from, to) in lines.take(length.div_ceil(LINE_WORDS * 8)) {
+            for (word, to) in from.iter().zip(to) {
+                *to = word.load(Ordering::Relaxed);
             }
-            self.ring.advance();
         }
-        let bytes = self.body.as_ptr().cast::<u8>();
-        // SAFETY: `body` is initialised, private to `self`, and at least `length` bytes long (asserted
-        // above).
-        unsafe { core::slice::from_raw_parts(bytes, length) }
+        self.ring.advance();
     }
 
     /// Whether a frame is there.
@@ -254,10 +286,12 @@ mod tests {
     fn frames_come_out_whole_and_with_a_stamp_of_their_generation() {
         let (mut sender, mut receiver) = pair();
         sender.send(&header(9), b"control", b"inline");
-        let found = receiver.header().unwrap();
-        assert_eq!((found[0], found[7]), (9, 9));
-        assert_eq!(found[STAMP_WORD], 7 << 48 | 1);
-        assert_eq!(receiver.take_body(13), b"controlinline");
+        let mut copy = SlotCopy::default();
+        assert!(receiver.read_header(&mut copy));
+        assert_eq!((copy.header[0], copy.header[7]), (9, 9));
+        assert_eq!(copy.header[STAMP_WORD], 7 << 48 | 1);
+        receiver.take_body(13, &mut copy);
+        assert_eq!(copy.body(13), b"controlinline");
         assert!(!receiver.has_frame());
     }
 
@@ -288,6 +322,7 @@ mod tests {
         ) {
             let (mut sender, mut receiver) = pair();
             let (mut sent, mut taken) = (0u64, 0u64);
+            let mut copy = SlotCopy::default();
             let mut lengths = std::collections::VecDeque::new();
             for (posts, polls, length) in batches {
                 for _ in 0..posts {
@@ -304,10 +339,11 @@ mod tests {
                     sent += 1;
                 }
                 for _ in 0..polls {
-                    let Some(found) = receiver.header() else { prop_assert_eq!(sent, taken); break };
-                    prop_assert_eq!(found[0], taken);
+                    if !receiver.read_header(&mut copy) { prop_assert_eq!(sent, taken); break }
+                    prop_assert_eq!(copy.header[0], taken);
                     let length = lengths.pop_front().unwrap();
-                    prop_assert!(receiver.take_body(length).iter().all(|byte| *byte == taken as u8));
+                    receiver.take_body(length, &mut copy);
+                    prop_assert!(copy.body(length).iter().all(|byte| *byte == taken as u8));
                     taken += 1;
                 }
                 receiver.release();

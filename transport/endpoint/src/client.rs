@@ -3,6 +3,7 @@
 
 use crate::core::Core;
 use crate::lease::{Lease, LeasedBytes};
+use transport_buf::Chunk;
 use transport_proto::identity::{ClientId, Incarnation, NodeId};
 use transport_provider::{Incoming, InlineBytes};
 
@@ -90,19 +91,47 @@ pub trait Clients {
     fn writable(&mut self, core: &mut Core, node: NodeId, client: ClientId);
 }
 
-/// Data of a message that waits to be delivered or is being delivered.
+/// Data of a message that is being delivered.
 #[derive(Debug)]
 pub(crate) enum Arrived<'a> {
+    /// Valid during the call-back.
     Borrowed(&'a [u8]),
-    Owned(LeasedBytes),
+    /// In the chunk in which the provider put it.
+    Chunk(Chunk),
+    /// Put together from the fragments of a striped message.
+    Assembled(Vec<u8>),
 }
 
 impl<'a> From<Incoming<'a>> for Arrived<'a> {
+    #[inline]
     fn from(data: Incoming<'a>) -> Arrived<'a> {
         match data {
-            Incoming::Empty => Arrived::Owned(LeasedBytes::Empty),
+            Incoming::Empty => Arrived::Borrowed(&[]),
             Incoming::Inline(bytes) => Arrived::Borrowed(bytes),
-            Incoming::Chunk(chunk) => Arrived::Owned(LeasedBytes::Chunk(chunk)),
+            Incoming::Chunk(chunk) => Arrived::Chunk(chunk),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Arrived<'_> {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Arrived::Borrowed(bytes) => bytes,
+            Arrived::Chunk(chunk) => chunk.as_ref(),
+            Arrived::Assembled(bytes) => bytes,
+        }
+    }
+}
+
+impl Arrived<'_> {
+    /// To be kept beyond the call-back.
+    pub(crate) fn keep(self) -> LeasedBytes {
+        match self {
+            Arrived::Borrowed([]) => LeasedBytes::Empty,
+            Arrived::Borrowed(bytes) => LeasedBytes::Inline(InlineBytes::new(bytes)),
+            Arrived::Chunk(chunk) => LeasedBytes::Chunk(chunk),
+            Arrived::Assembled(bytes) => LeasedBytes::Assembled(bytes),
         }
     }
 }
@@ -122,6 +151,7 @@ pub struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
+    #[inline]
     pub(crate) fn new(
         sender: (usize, Option<Incarnation>),
         (from, client): (NodeId, ClientId),
@@ -132,19 +162,13 @@ impl<'a> Delivery<'a> {
     }
 
     /// Data part.
+    #[inline]
     pub fn data(&self) -> &[u8] {
-        match &self.data {
-            Arrived::Borrowed(bytes) => bytes,
-            Arrived::Owned(bytes) => bytes.as_ref(),
-        }
+        self.data.as_ref()
     }
 
     /// Keeps the data beyond the call-back. The credit of the message is spent until the lease is dropped.
     pub fn lease(self, core: &mut Core) -> Lease {
-        let bytes = match self.data {
-            Arrived::Borrowed(bytes) => LeasedBytes::Inline(InlineBytes::new(bytes)),
-            Arrived::Owned(bytes) => bytes,
-        };
-        Lease::new(bytes, core.enter_lease(self.sender, self.client))
+        Lease::new(self.data.keep(), core.enter_lease(self.sender, self.client))
     }
 }

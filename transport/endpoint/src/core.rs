@@ -3,7 +3,7 @@
 
 use crate::client::{Completion, Outcome, PeerEvent, Tag};
 use crate::lifecycle::Handshaking;
-use crate::message::{Body, Data, OutgoingId, OutgoingPool, SendBuffer};
+use crate::message::{Body, Data, Outgoing, OutgoingId, OutgoingPool, SendBuffer};
 use crate::peer::Peer;
 use crate::plan::ProviderKind;
 use crate::providers::{Providers, Wire};
@@ -14,7 +14,7 @@ use transport_buf::Slab;
 use transport_buf::ledger::LeaseLedger;
 use transport_proto::cluster_key::ClusterKey;
 use transport_proto::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Sequence};
-use transport_proto::session::SendRefusal;
+use transport_proto::session::{SendRefusal, Transmission};
 use transport_proto::time::Time;
 use transport_proto::wire::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, FRAGMENT_EXTENSION_BYTES, FragmentExtension};
 use transport_provider::{INLINE_BYTES_MAX, Payload, PayloadSlice, PostRefusal};
@@ -30,6 +30,16 @@ pub(crate) enum Owner {
     Rail { peer: usize, rail: usize },
     /// Handshaking as listener; the peer is not known yet.
     Stranger,
+}
+
+/// A place in the table of owners.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// The connection that the rest is about; a later one may have its slot.
+    pub(crate) wire: Option<Wire>,
+    pub(crate) owner: Owner,
+    /// Its other end has proved to be the peer: only such a connection's frames are the peer's words.
+    pub(crate) proven: bool,
 }
 
 /// What the clients are to be told, in order, once nothing of the endpoint is borrowed.
@@ -51,7 +61,7 @@ pub struct Core {
     /// Position in `peers` by node id; `u16::MAX` = none.
     pub(crate) peer_at: Vec<u16>,
     /// Owner by provider and connection slot.
-    pub(crate) owners: [Vec<(Option<Wire>, Owner)>; 2],
+    pub(crate) owners: [Vec<Place>; 2],
     pub(crate) handshakes: HashMap<Wire, Handshaking>,
     pub(crate) clients: u32,
     pub(crate) notices: Vec<Notice>,
@@ -134,8 +144,7 @@ impl Core {
         }
         let outgoing = self.keep(at, client, control, data, tag);
         let session = &mut self.peers[at].session;
-        let sequence = session.send(client, outgoing, control.len(), data_length);
-        let fragments = session.routes().fragments(data_length);
+        let (sequence, fragments) = session.send(client, outgoing, control.len(), data_length);
         for fragment in 0..fragments {
             self.post(at, client, sequence, fragment);
         }
@@ -202,48 +211,26 @@ impl Core {
     /// later.
     #[inline]
     pub(crate) fn post(&mut self, at: usize, client: ClientId, sequence: Sequence, fragment: u8) -> bool {
-        let peer = &mut self.peers[at];
-        let prefer = match peer.session.peek(client).and_then(|stream| stream.send.get(sequence)) {
-            Some(kept) => self.outgoing.get(kept.message).placed,
-            None => return false,
-        };
+        let Core { peers, outgoing, providers, .. } = self;
+        let peer = &mut peers[at];
+        let prefer = |message: &OutgoingId| outgoing.get(*message).placed;
         let Some(frame) = peer.session.prepare(client, sequence, fragment, prefer) else { return false };
-        let (path, message) = (frame.path, self.outgoing.get(*frame.message));
+        let (path, message) = (frame.path, outgoing.get(*frame.message));
         let Some(wire) = peer.wires[path.index()] else { return false };
         let posted = match frame.fragment {
             None => {
                 let data = PayloadSlice { payload: &message.payload, range: 0..message.payload.len() };
-                self.providers.post(wire, &frame.header, message.control(), message.inline(), data)
+                providers.post(wire, &frame.header, message.control(), message.inline(), data)
             }
-            Some((index, count)) => {
-                let extension = FragmentExtension {
-                    index: U16::new(u16::from(index)),
-                    count: U16::new(u16::from(count)),
-                    offset: U32::new(frame.range.start as u32),
-                    message_length: U32::new(message.payload.len() as u32),
-                    reserved: U32::ZERO,
-                };
-                let mut control = [0; FRAGMENT_EXTENSION_BYTES + CONTROL_BYTES_MAX];
-                control[..FRAGMENT_EXTENSION_BYTES].copy_from_slice(extension.as_bytes());
-                let length = usize::from(frame.header.control_length.get());
-                control[FRAGMENT_EXTENSION_BYTES..length]
-                    .copy_from_slice(&message.control()[..length - FRAGMENT_EXTENSION_BYTES]);
-                let data = PayloadSlice { payload: &message.payload, range: frame.range.clone() };
-                self.providers.post(wire, &frame.header, &control[..length], &[], data)
-            }
+            Some(_) => post_fragment(providers, wire, &frame, message),
         };
-        match posted {
-            Ok(()) => {
-                peer.session.posted(client, sequence, fragment, path);
-                true
-            }
-            Err(_) => {
-                // Full, no memory, or a rail whose end is not reported yet: each is followed by another
-                // attempt.
-                peer.stalled = true;
-                false
-            }
+        if posted.is_ok() {
+            peer.session.posted(client, sequence, fragment, path);
+        } else {
+            // Full, no memory, or a rail whose end is not reported yet: each is followed by another attempt.
+            peer.stalled = true;
         }
+        posted.is_ok()
     }
 
     /// Posts what no rail has taken yet, as far as rails take it now: a fragment of each client in turn, and
@@ -347,4 +334,28 @@ fn reserved(buffer: SendBuffer) -> Body<'static> {
         Some(path) => Body::Payload(Payload::Placed(buffer.chunk.place()), Some(path)),
         None => Body::Payload(Payload::Shared(buffer.chunk.share()), None),
     }
+}
+
+/// Posts one fragment of a striped message.
+fn post_fragment(
+    providers: &mut Providers,
+    wire: Wire,
+    frame: &Transmission<'_, OutgoingId>,
+    message: &Outgoing,
+) -> Result<(), PostRefusal> {
+    let (index, count) = frame.fragment.unwrap_or((0, 1));
+    let extension = FragmentExtension {
+        index: U16::new(u16::from(index)),
+        count: U16::new(u16::from(count)),
+        offset: U32::new(frame.range.start as u32),
+        message_length: U32::new(message.payload.len() as u32),
+        reserved: U32::ZERO,
+    };
+    let mut control = [0; FRAGMENT_EXTENSION_BYTES + CONTROL_BYTES_MAX];
+    control[..FRAGMENT_EXTENSION_BYTES].copy_from_slice(extension.as_bytes());
+    let length = usize::from(frame.header.control_length.get());
+    control[FRAGMENT_EXTENSION_BYTES..length]
+        .copy_from_slice(&message.control()[..length - FRAGMENT_EXTENSION_BYTES]);
+    let data = PayloadSlice { payload: &message.payload, range: frame.range.clone() };
+    providers.post(wire, &frame.header, &control[..length], &[], data)
 }

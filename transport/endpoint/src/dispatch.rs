@@ -7,7 +7,9 @@ use crate::lease::LeasedBytes;
 use crate::message::{OutgoingId, Waiting};
 use crate::plan::ProviderKind;
 use crate::providers::Wire;
+use transport_buf::SlotCopy;
 use transport_proto::identity::{ClientId, Sequence};
+use transport_proto::session::FrameDrop;
 use transport_proto::window::{FragmentPlace, Offer, Retained};
 use transport_proto::wire::{DATA_BYTES_MAX, FLAG_REPLAY, FragmentExtension, FrameHeader, FrameType};
 use zerocopy::FromBytes;
@@ -19,7 +21,12 @@ pub(crate) fn reports<C: Clients>(core: &mut Core, clients: &mut C, kind: Provid
         let wire = Wire { kind, connection };
         match report {
             Report::Frame { header, control, data } => {
-                frame(core, clients, wire, &header, Inbox::bytes(&arena, control), data, &arena);
+                let data = match data {
+                    Noted::Empty => Arrived::Borrowed(&[]),
+                    Noted::Inline(span) => Arrived::Borrowed(Inbox::bytes(&arena, span)),
+                    Noted::Chunk(chunk) => Arrived::Chunk(chunk),
+                };
+                frame(core, clients, wire, &header, Inbox::bytes(&arena, control), data);
             }
             Report::Accepted(name) => core.on_accepted(wire, name),
             Report::Connected => core.on_connected(wire),
@@ -34,6 +41,31 @@ pub(crate) fn reports<C: Clients>(core: &mut Core, clients: &mut C, kind: Provid
         notices(core, clients);
     }
     inbox.restore(reports, arena);
+}
+
+/// Acts on the frames that wait in shared memory, each where its private copy is made; so nothing is noted
+/// down, and the provider is free for the call-backs to post. Returns how many.
+#[inline]
+pub(crate) fn frames_of_shm<C: Clients>(core: &mut Core, clients: &mut C, copy: &mut SlotCopy) -> usize {
+    let mut found = 0;
+    let mut connections = core.providers.shm.connections();
+    while connections != 0 {
+        let slot = connections.trailing_zeros() as usize;
+        connections &= connections - 1;
+        let mut count = 0;
+        while count < transport_shm::POLL_BUDGET
+            && let Some((connection, taken)) = core.providers.shm.take(slot, copy)
+        {
+            let (header, control, data) = taken.split(copy);
+            let wire = Wire { kind: ProviderKind::Shm, connection };
+            frame(core, clients, wire, header, control, data.into());
+            notices(core, clients);
+            count += 1;
+        }
+        core.providers.shm.batch_done(slot, count);
+        found += count;
+    }
+    found
 }
 
 /// Tells the clients what has piled up.
@@ -58,65 +90,44 @@ pub(crate) fn notices<C: Clients>(core: &mut Core, clients: &mut C) {
     }
 }
 
+#[inline]
 fn frame<C: Clients>(
     core: &mut Core,
     clients: &mut C,
     wire: Wire,
     header: &FrameHeader,
     control: &[u8],
-    data: Noted,
-    arena: &[u8],
+    data: Arrived<'_>,
 ) {
-    let at = match core.owner(wire) {
-        Owner::Rail { peer, rail } => {
-            if matches!(header.frame_type(), Some(FrameType::HelloAck)) {
-                return core.on_greeting(wire, header, control);
-            }
-            if core.peers[peer].rails[rail].proven != Some(wire) {
-                return;
-            }
-            peer
-        }
-        Owner::Stranger => return core.on_greeting(wire, header, control),
-        Owner::Nobody => return,
-    };
+    let Some(at) = core.speaker(wire) else { return greeting(core, wire, header, control) };
     let client = header.client();
-    let (to, notices) = (core.peers[at].node, &mut core.notices);
-    let session = &mut core.peers[at].session;
-    if session.admit(header).is_err() {
-        return withhold(core, wire, data);
-    }
-    let pool = &mut core.outgoing;
+    let Core { peers, outgoing, notices, .. } = core;
+    let peer = &mut peers[at];
+    let to = peer.node;
     let complete = |kept: Retained<OutgoingId>| {
-        let tag = pool.release(kept.message);
+        let tag = outgoing.release(kept.message);
         if tag != Tag::SILENT {
             notices.push(Notice::Complete(Completion { client, to, tag, outcome: Outcome::Delivered }));
         }
     };
-    match session.acknowledge(header, complete) {
-        Ok(true) => core.notices.push(Notice::Writable(to, client)),
-        Ok(false) => {}
-        Err(_) => return fault(core, wire),
+    let receipt = match peer.session.receive(core.now, header, complete) {
+        Ok(receipt) => receipt,
+        Err(FrameDrop::Overrun) => return fault(core, wire),
+        Err(_) => return withhold(core, wire, data),
+    };
+    if receipt.writable {
+        notices.push(Notice::Writable(to, client));
     }
-    if header.flags & FLAG_REPLAY != 0 && core.peers[at].session.replay(client) > 0 {
+    if header.flags & FLAG_REPLAY != 0 && peer.session.replay(client) > 0 {
         core.pump(at);
     }
+    if receipt.next {
+        return deliver(core, clients, at, client, control, data);
+    }
     match header.frame_type() {
-        Some(FrameType::Data) => {
-            let data = match data {
-                Noted::Empty => Arrived::Owned(LeasedBytes::Empty),
-                Noted::Inline(span) => Arrived::Borrowed(Inbox::bytes(arena, span)),
-                Noted::Chunk(chunk) => Arrived::Owned(LeasedBytes::Chunk(chunk)),
-            };
-            whole(core, clients, (at, client), wire, header.sequence(), control, data);
-        }
+        Some(FrameType::Data) => whole(core, clients, (at, client), wire, header.sequence(), control, data),
         Some(FrameType::Fragment) => {
-            let bytes = match &data {
-                Noted::Empty => &[][..],
-                Noted::Inline(span) => Inbox::bytes(arena, *span),
-                Noted::Chunk(chunk) => chunk.as_ref(),
-            };
-            if !fragment(core, (at, client), header.sequence(), control, bytes) {
+            if !fragment(core, (at, client), header.sequence(), control, data.as_ref()) {
                 return fault(core, wire);
             }
             drop(data);
@@ -126,12 +137,24 @@ fn frame<C: Clients>(
     }
 }
 
+/// A frame of a connection whose other end has not proved to be a peer yet.
+#[cold]
+fn greeting(core: &mut Core, wire: Wire, header: &FrameHeader, control: &[u8]) {
+    match core.owner(wire) {
+        Owner::Stranger => core.on_greeting(wire, header, control),
+        Owner::Rail { .. } if matches!(header.frame_type(), Some(FrameType::HelloAck)) => {
+            core.on_greeting(wire, header, control);
+        }
+        _ => {}
+    }
+}
+
 /// A message is dropped that its sender will send again, over shared memory from this very chunk. Returned,
 /// it would be filled anew before that; so it is withheld, and the rail connects anew, with new memory,
 /// before it is sent again.
 #[cold]
-fn withhold(core: &mut Core, wire: Wire, data: Noted) {
-    if let (ProviderKind::Shm, Noted::Chunk(chunk), Owner::Rail { peer, rail }) =
+fn withhold(core: &mut Core, wire: Wire, data: Arrived<'_>) {
+    if let (ProviderKind::Shm, Arrived::Chunk(chunk), Owner::Rail { peer, rail }) =
         (wire.kind, data, core.owner(wire))
     {
         chunk.give_away();
@@ -150,7 +173,8 @@ fn fault(core: &mut Core, wire: Wire) {
     }
 }
 
-#[inline]
+/// Takes a whole message that is not simply the next.
+#[cold]
 fn whole<C: Clients>(
     core: &mut Core,
     clients: &mut C,
@@ -161,20 +185,12 @@ fn whole<C: Clients>(
     data: Arrived<'_>,
 ) {
     let now = core.now;
-    if core.peers[at].session.accept_next(now, client, sequence) {
-        return deliver(core, clients, at, client, control, data);
-    }
-    let data = match data {
-        Arrived::Borrowed(bytes) => LeasedBytes::Inline(transport_provider::InlineBytes::new(bytes)),
-        Arrived::Owned(bytes) => bytes,
-    };
     let session = &mut core.peers[at].session;
     let Some(stream) = session.stream(client) else { return };
-    match stream.receive.offer(sequence, Waiting::new(control, data)) {
+    match stream.receive.offer(sequence, Waiting::new(control, data.keep())) {
         Offer::Deliver(message) => {
             session.owe(now, client, 1);
-            let (control, data) = message.split();
-            deliver(core, clients, at, client, control.as_ref(), Arrived::Owned(data));
+            deliver_waiting(core, clients, (at, client), message);
             ready(core, clients, at, client);
         }
         Offer::Held => {}
@@ -192,9 +208,28 @@ fn ready<C: Clients>(core: &mut Core, clients: &mut C, at: usize, client: Client
             return;
         };
         session.owe(now, client, 1);
-        let (control, data) = message.split();
-        deliver(core, clients, at, client, control.as_ref(), Arrived::Owned(data));
+        deliver_waiting(core, clients, (at, client), message);
     }
+}
+
+fn deliver_waiting<C: Clients>(
+    core: &mut Core,
+    clients: &mut C,
+    (at, client): (usize, ClientId),
+    message: Waiting,
+) {
+    let (control, data) = message.split();
+    let inline;
+    let data = match data {
+        LeasedBytes::Empty => Arrived::Borrowed(&[]),
+        LeasedBytes::Inline(bytes) => {
+            inline = bytes;
+            Arrived::Borrowed(inline.as_ref())
+        }
+        LeasedBytes::Chunk(chunk) => Arrived::Chunk(chunk),
+        LeasedBytes::Assembled(bytes) => Arrived::Assembled(bytes),
+    };
+    deliver(core, clients, at, client, control.as_ref(), data);
 }
 
 /// Puts a fragment in its place. `false`: the peer is at fault.
@@ -250,17 +285,16 @@ fn deliver<C: Clients>(
 ) {
     let now = core.now;
     let peer = &mut core.peers[at];
-    let length = match &data {
-        Arrived::Borrowed(bytes) => bytes.len(),
-        Arrived::Owned(bytes) => bytes.as_ref().len(),
-    };
-    peer.session.count_delivery(length);
+    peer.session.count_delivery(data.as_ref().len());
     let life = peer.session.peer_incarnation();
     let delivery = Delivery::new((at, life), (peer.node, client), control, data);
     core.leased = false;
     clients.deliver(core, delivery);
-    let peer = &mut core.peers[at];
-    if !core.leased && peer.session.peer_incarnation() == life {
-        peer.session.release(now, client, 1);
+    if core.leased {
+        return;
+    }
+    let session = &mut core.peers[at].session;
+    if session.peer_incarnation() == life {
+        session.release(now, client, 1);
     }
 }

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
-use transport_buf::{RegionError, Slab, SlabLayout};
+use transport_buf::{RegionError, Slab, SlabLayout, SlotCopy};
 use transport_proto::cluster_key::ClusterKey;
 use transport_proto::identity::{ClientId, Epoch, Incarnation, NodeId};
 use transport_proto::time::Time;
@@ -103,6 +103,8 @@ pub struct Endpoint<C: Clients> {
     events: mio::Events,
     waker: Arc<mio::Waker>,
     inbox: Inbox,
+    /// The frame of shared memory that is acted on.
+    copy: SlotCopy,
     spin: Spin,
     started: Instant,
     rounds: u32,
@@ -166,6 +168,7 @@ impl<C: Clients> Endpoint<C> {
             events: mio::Events::with_capacity(256),
             waker,
             inbox: Inbox::default(),
+            copy: SlotCopy::default(),
             spin: Spin::new(config.spin),
             started: Instant::now(),
             rounds: 0,
@@ -225,8 +228,10 @@ impl<C: Clients> Endpoint<C> {
         }
         let mut found = self.poll_provider(ProviderKind::Shm, thorough);
         found += self.poll_provider(ProviderKind::Tcp, thorough);
-        if found > 0 || thorough {
+        if thorough {
             self.housekeeping();
+        } else if found > 0 {
+            self.aftermath();
         }
         self.core.providers.flush(thorough);
         if found > 0 {
@@ -237,14 +242,19 @@ impl<C: Clients> Endpoint<C> {
 
     #[inline]
     fn poll_provider(&mut self, kind: ProviderKind, thorough: bool) -> usize {
-        let silent = &mut self.silent[kind as usize];
-        if *silent >= SILENT_TURNS && !thorough {
+        if self.silent[kind as usize] >= SILENT_TURNS && !thorough {
             return 0;
         }
-        let found = self.core.providers.poll(kind, self.core.now, &mut self.inbox);
+        let mut found = self.core.providers.poll(kind, self.core.now, &mut self.inbox);
+        if found > 0 {
+            dispatch::reports(&mut self.core, &mut self.clients, kind, &mut self.inbox);
+        }
+        if kind == ProviderKind::Shm {
+            found += dispatch::frames_of_shm(&mut self.core, &mut self.clients, &mut self.copy);
+        }
+        let silent = &mut self.silent[kind as usize];
         if found > 0 {
             *silent = 0;
-            dispatch::reports(&mut self.core, &mut self.clients, kind, &mut self.inbox);
         } else {
             *silent = silent.saturating_add(1);
         }
@@ -257,11 +267,17 @@ impl<C: Clients> Endpoint<C> {
         self.core.tick_rails();
         self.core.collect_leases();
         self.core.send_acks();
-        for at in 0..self.core.peers.len() {
-            if self.core.peers[at].stalled {
-                self.core.pump(at);
-            }
+        self.core.pump_stalled();
+        dispatch::notices(&mut self.core, &mut self.clients);
+    }
+
+    /// What cannot wait for the next thorough turn when something was found.
+    #[inline]
+    fn aftermath(&mut self) {
+        if self.core.peers.iter().any(|peer| peer.session.owes_at_once()) {
+            self.core.send_acks();
         }
+        self.core.pump_stalled();
         dispatch::notices(&mut self.core, &mut self.clients);
     }
 
@@ -363,6 +379,16 @@ impl<C: Clients> Endpoint<C> {
 }
 
 impl Core {
+    /// Posts what waits for a rail to have room.
+    #[inline]
+    fn pump_stalled(&mut self) {
+        for at in 0..self.peers.len() {
+            if self.peers[at].stalled {
+                self.pump(at);
+            }
+        }
+    }
+
     /// Sends the acknowledgements that are due by themselves.
     #[inline]
     pub(crate) fn send_acks(&mut self) {

@@ -1,7 +1,7 @@
 //! Rails from dial to loss: handshakes, lives of peers, failover; and the configuration's changes to them.
 
 use crate::client::{PeerEvent, Tag};
-use crate::core::{Core, Notice, Owner};
+use crate::core::{Core, Notice, Owner, Place};
 use crate::peer::{Peer, RailEnd};
 use crate::plan::{PeerPlan, RailAddress};
 use crate::providers::Wire;
@@ -362,23 +362,40 @@ impl Core {
         let table = &mut self.owners[wire.kind as usize];
         let slot = wire.connection.slot();
         if table.len() <= slot {
-            table.resize(slot + 1, (None, Owner::Nobody));
+            table.resize(slot + 1, Place { wire: None, owner: Owner::Nobody, proven: false });
         }
-        table[slot] = (Some(wire), owner);
+        table[slot] = Place { wire: Some(wire), owner, proven: false };
+    }
+
+    /// The table's word on a connection.
+    #[inline]
+    fn place(&self, wire: Wire) -> Option<&Place> {
+        let place = self.owners[wire.kind as usize].get(wire.connection.slot())?;
+        (place.wire == Some(wire)).then_some(place)
     }
 
     #[inline]
     pub(crate) fn owner(&self, wire: Wire) -> Owner {
-        match self.owners[wire.kind as usize].get(wire.connection.slot()) {
-            Some((Some(known), owner)) if *known == wire => *owner,
-            _ => Owner::Nobody,
+        self.place(wire).map_or(Owner::Nobody, |place| place.owner)
+    }
+
+    /// The peer whose words a connection's frames are.
+    #[inline]
+    pub(crate) fn speaker(&self, wire: Wire) -> Option<usize> {
+        match self.place(wire) {
+            Some(Place { owner: Owner::Rail { peer, .. }, proven: true, .. }) => Some(*peer),
+            _ => None,
         }
     }
 
-    /// Whether the table of owners has this very connection, and not a later one in the same place.
-    fn is_listed(&self, wire: Wire) -> bool {
-        let place = self.owners[wire.kind as usize].get(wire.connection.slot());
-        place.is_some_and(|(known, _)| *known == Some(wire))
+    /// The other end of a connection has proved to be the peer whose rail it is.
+    fn prove(&mut self, wire: Wire) {
+        let slot = wire.connection.slot();
+        if let Some(place) = self.owners[wire.kind as usize].get_mut(slot)
+            && place.wire == Some(wire)
+        {
+            place.proven = true;
+        }
     }
 
     /// The peer and rail whose connection this is.
@@ -502,7 +519,7 @@ impl Core {
         if stranger {
             self.displace(at, rail, wire);
         }
-        self.peers[at].rails[rail].proven = Some(wire);
+        self.prove(wire);
         self.providers.establish(wire);
     }
 
@@ -578,12 +595,12 @@ impl Core {
         }
         // Not by the table of owners: a new connection may have the lost one's place there already.
         let rail = self.rail_on(wire);
-        if self.is_listed(wire) {
+        if self.place(wire).is_some() {
             self.own(wire, Owner::Nobody);
         }
         if let Some((at, rail)) = rail {
             let end = &mut self.peers[at].rails[rail];
-            (end.wire, end.proven, end.withheld) = (None, None, false);
+            (end.wire, end.withheld) = (None, false);
             if fault == RailFault::Protocol {
                 let path = end.plan.path;
                 tracing::warn!(

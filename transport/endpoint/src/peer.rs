@@ -16,8 +16,6 @@ pub(crate) struct RailEnd {
     pub(crate) plan: RailPlan,
     pub(crate) machine: Rail,
     pub(crate) wire: Option<Wire>,
-    /// The connection whose other end has proved to be the peer: only its frames are the peer's words.
-    pub(crate) proven: Option<Wire>,
     /// Chunks of its memory are withheld from the peer until it connects anew.
     pub(crate) withheld: bool,
     pub(crate) generation: RailGeneration,
@@ -79,7 +77,6 @@ impl Peer {
             plan,
             machine,
             wire: None,
-            proven: None,
             withheld: false,
             generation: RailGeneration(0),
             retired: false,

@@ -123,7 +123,11 @@ impl Providers {
 
     #[inline]
     pub(crate) fn poll(&mut self, kind: ProviderKind, now: Time, inbox: &mut Inbox) -> usize {
-        each!(self, kind, provider => provider.poll(now, inbox))
+        match kind {
+            // Its frames are taken one by one (`dispatch::frames_of_shm`).
+            ProviderKind::Shm => self.shm.poll_beside(inbox),
+            ProviderKind::Tcp => self.tcp.poll(now, inbox),
+        }
     }
 
     /// Arms all; `false` if one has something already (and then none stays armed).

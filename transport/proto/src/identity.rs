@@ -67,6 +67,7 @@ impl Path {
     }
 
     /// The path with this dense number; `None` past [`Path::COUNT_MAX`].
+    #[inline]
     pub const fn from_index(index: usize) -> Option<Path> {
         if index < Path::COUNT_MAX {
             Some(Path { link: LinkId((index / RAILS_MAX) as u8), rail: RailId((index % RAILS_MAX) as u8) })

@@ -76,6 +76,7 @@ impl Routes {
     }
 
     /// Whether a path is usable.
+    #[inline]
     pub fn is_up(&self, path: Path) -> bool {
         self.paths[path.index()].up
     }
@@ -179,6 +180,7 @@ impl Routes {
 }
 
 /// The bytes of a message's data part that one of its fragments carries.
+#[inline]
 pub fn fragment_range(data_length: usize, fragment: u8, fragments: u8) -> core::ops::Range<usize> {
     if fragments <= 1 {
         return 0..data_length;

@@ -4,8 +4,8 @@
 //! The reactor calls, by role:
 //! - sending: [`Session::send`] keeps a message, then [`Session::next_unposted`] and [`Session::prepare`] say
 //!   which frames to post where, [`Session::posted`] that a provider took one;
-//! - receiving: [`Session::admit`] first, then [`Session::acknowledge`], then for a message
-//!   [`Session::accept_next`] (the short way) or the receive window of its [`Stream`];
+//! - receiving: [`Session::receive`]; a message that is next in order is delivered at once (the short way),
+//!   any other goes through the receive window of its [`Stream`];
 //! - in between: [`Session::path_up`], [`Session::path_down`], [`Session::due_acks`], [`Session::reset`].
 //!
 //! A message is known by a handle of the reactor's choosing: `M` on its way out, `H` while it waits on its
@@ -50,6 +50,15 @@ pub enum FrameDrop {
     NoClient,
     /// It acknowledges or uses what was never sent or granted.
     Overrun,
+}
+
+/// What a frame that was taken in means for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The client was refused for want of credit and may send again now.
+    pub writable: bool,
+    /// The frame bears the whole message that is next in order. It counts as received: deliver it at once.
+    pub next: bool,
 }
 
 /// What has happened, for `status`. All count since the session began.
@@ -105,6 +114,26 @@ impl<M, H> Default for Stream<M, H> {
             credit_told: WINDOW as u64,
             asks_replay: false,
         }
+    }
+}
+
+impl<M, H> Stream<M, H> {
+    /// Notes messages that must be acknowledged.
+    #[inline]
+    fn owe(&mut self, now: Time, messages: u32) {
+        self.unacked += messages;
+        if self.ack_due == Time::NEVER {
+            self.ack_due = now + ACK_DELAY;
+        }
+    }
+
+    /// The peer is being told what has been received and granted.
+    #[inline]
+    fn told(&mut self) {
+        self.unacked = 0;
+        self.ack_due = Time::NEVER;
+        self.credit_told = self.receive.credit();
+        self.asks_replay = false;
     }
 }
 
@@ -209,6 +238,7 @@ impl<M, H> Session<M, H> {
     }
 
     /// One client's traffic, to look at.
+    #[inline]
     pub fn peek(&self, client: ClientId) -> Option<&Stream<M, H>> {
         self.streams.get(usize::from(client.0))?.as_deref()
     }
@@ -290,7 +320,7 @@ impl<M, H> Session<M, H> {
     }
 
     /// Keeps a message; [`Session::may_send`] came just before. It is posted by what [`Session::prepare`]
-    /// says.
+    /// says, in that many fragments.
     #[inline]
     pub fn send(
         &mut self,
@@ -298,12 +328,12 @@ impl<M, H> Session<M, H> {
         message: M,
         control_length: usize,
         data_length: usize,
-    ) -> Sequence {
+    ) -> (Sequence, u8) {
         let fragments = self.routes.fragments(data_length);
         self.counters.messages_sent += 1;
         self.counters.bytes_sent += data_length as u64;
         let Some(stream) = self.stream(client) else { unreachable!("may_send was asked first") };
-        stream.send.retain(message, control_length as u16, data_length as u32, fragments)
+        (stream.send.retain(message, control_length as u16, data_length as u32, fragments), fragments)
     }
 
     /// Whether any client has fragments that no rail has taken while a path is up.
@@ -326,33 +356,32 @@ impl<M, H> Session<M, H> {
         client: ClientId,
         sequence: Sequence,
         fragment: u8,
-        prefer: Option<Path>,
+        prefer: impl FnOnce(&M) -> Option<Path>,
     ) -> Option<Transmission<'_, M>> {
-        let mut header = FrameHeader::new(FrameType::Data);
-        self.address(&mut header, client);
         let stream = self.streams.get(usize::from(client.0))?.as_deref()?;
         let kept = stream.send.get(sequence)?;
-        let path = match prefer {
-            Some(path) if kept.fragments == 1 && self.routes.is_up(path) => path,
+        let whole = kept.fragments == 1;
+        let path = match prefer(&kept.message) {
+            Some(path) if whole && self.routes.is_up(path) => path,
             _ => self.routes.choose(client, fragment, kept.fragments)?,
         };
-        let range = fragment_range(kept.data_length as usize, fragment, kept.fragments);
-        header.link = path.link.0;
-        header.rail = path.rail.0;
+        let mut header = FrameHeader::new(FrameType::Data);
+        self.address(&mut header, client, stream, path);
         header.sequence.set(sequence.0);
         header.control_length.set(kept.control_length);
-        header.data_length.set(range.len() as u32);
+        header.data_length.set(kept.data_length);
         if kept.replayed {
             header.flags |= crate::wire::FLAG_REPLAYED;
         }
-        let striped = kept.fragments > 1;
-        if striped {
+        let range = fragment_range(kept.data_length as usize, fragment, kept.fragments);
+        if !whole {
             header.frame_type = FrameType::Fragment as u8;
+            header.data_length.set(range.len() as u32);
             // The control part goes with the first fragment only.
             let control = if fragment == 0 { kept.control_length } else { 0 };
             header.control_length.set(control + FRAGMENT_EXTENSION_BYTES as u16);
         }
-        let fragment = striped.then_some((fragment, kept.fragments));
+        let fragment = (!whole).then_some((fragment, kept.fragments));
         Some(Transmission { path, header, message: &kept.message, range, fragment })
     }
 
@@ -360,94 +389,88 @@ impl<M, H> Session<M, H> {
     #[inline]
     pub fn posted(&mut self, client: ClientId, sequence: Sequence, fragment: u8, path: Path) {
         self.routes.took(path);
-        self.told(client);
+        self.owing &= !(1 << client.0);
         if let Some(stream) = self.stream(client) {
+            stream.told();
             stream.send.posted(sequence, fragment, path);
         }
     }
 
-    /// Fills in what every frame of a client says: who, to whom, and what has been received so far.
+    /// Fills in what every frame of a client says: who, to whom, by which path, and what has been received so
+    /// far.
     #[inline]
-    fn address(&self, header: &mut FrameHeader, client: ClientId) {
+    fn address(&self, header: &mut FrameHeader, client: ClientId, stream: &Stream<M, H>, path: Path) {
+        header.link = path.link.0;
+        header.rail = path.rail.0;
         header.epoch.set(self.epoch.0);
         header.source.set(self.local.0);
         header.destination.set(self.peer.0);
         header.client.set(client.0);
         header.incarnation.set(self.local_incarnation.0);
-        if let Some(stream) = self.peek(client) {
-            header.ack.set(stream.receive.received() as u32);
-            header.credit.set(stream.receive.credit() as u32);
-            if stream.asks_replay {
-                header.flags |= FLAG_REPLAY;
-            }
+        header.ack.set(stream.receive.received() as u32);
+        header.credit.set(stream.receive.credit() as u32);
+        if stream.asks_replay {
+            header.flags |= FLAG_REPLAY;
         }
     }
 
     // --- receiving ---
 
-    /// Whether a frame may be looked at: it is for this node, from the peer's present life, from a member
-    /// (membership traffic may come from a node that wants to become one), for a
-    /// client that is there.
+    /// Takes in a frame if it may be looked at: it is for this node, from the peer's present life, from a
+    /// member (membership traffic may come from a node that wants to become one), for a client that is there.
+    /// Its acknowledgement and credit count at once and yield each message that is complete.
     #[inline]
-    pub fn admit(&mut self, header: &FrameHeader) -> Result<(), FrameDrop> {
+    pub fn receive(
+        &mut self,
+        now: Time,
+        header: &FrameHeader,
+        mut complete: impl FnMut(Retained<M>),
+    ) -> Result<Receipt, FrameDrop> {
+        let client = header.client();
         let ours = header.destination() == self.local
             && header.source() == self.peer
             && Some(header.incarnation()) == self.peer_incarnation;
-        if !ours {
-            self.counters.frames_dropped += 1;
-            return Err(FrameDrop::Foreign);
+        if !ours || (!self.member && client != ClientId::MEMBERSHIP) {
+            return Err(self.drop_frame(ours));
         }
-        if !self.member && header.client() != ClientId::MEMBERSHIP {
-            self.counters.frames_fenced += 1;
-            self.dropped_frames = true;
-            return Err(FrameDrop::Fenced);
-        }
-        if self.peek(header.client()).is_none() {
-            self.counters.frames_dropped += 1;
-            self.unopened |= 1u32.checked_shl(header.client().0.into()).unwrap_or(0);
-            return Err(FrameDrop::NoClient);
-        }
-        Ok(())
-    }
-
-    /// Takes in acknowledgement and credit; yields each message that is complete. Returns whether a client
-    /// that was refused for want of credit may send again now.
-    #[inline]
-    pub fn acknowledge(
-        &mut self,
-        header: &FrameHeader,
-        mut complete: impl FnMut(Retained<M>),
-    ) -> Result<bool, FrameDrop> {
+        let place = self.streams.get_mut(usize::from(client.0)).and_then(|place| place.as_deref_mut());
+        let Some(stream) = place else { return Err(self.drop_unopened(client)) };
         let routes = &mut self.routes;
-        let place =
-            self.streams.get_mut(usize::from(header.client.get())).and_then(|place| place.as_deref_mut());
-        let Some(stream) = place else { return Err(FrameDrop::NoClient) };
         let honest = stream.send.acknowledge(header.ack.get(), header.credit.get(), |kept| {
-            for fragment in 0..kept.fragments {
-                if let Some(path) = kept.carrier(fragment) {
-                    routes.done(path);
-                }
-            }
+            kept.carriers().for_each(|path| routes.done(path));
             complete(kept);
         });
         if !honest {
             self.counters.frames_dropped += 1;
             return Err(FrameDrop::Overrun);
         }
-        let wake = stream.starved && stream.send.is_open();
-        stream.starved &= !wake;
-        Ok(wake)
+        let writable = stream.starved && stream.send.is_open();
+        stream.starved &= !writable;
+        let next =
+            header.frame_type == FrameType::Data as u8 && stream.receive.accept_next(header.sequence());
+        if next {
+            stream.owe(now, 1);
+            self.owing |= 1 << client.0;
+        }
+        Ok(Receipt { writable, next })
     }
 
-    /// Takes a message that is the next of its client in order; the caller delivers it at once.
-    #[inline]
-    pub fn accept_next(&mut self, now: Time, client: ClientId, sequence: Sequence) -> bool {
-        let Some(stream) = self.stream(client) else { return false };
-        let next = stream.receive.accept_next(sequence);
-        if next {
-            self.owe(now, client, 1);
+    #[cold]
+    fn drop_frame(&mut self, ours: bool) -> FrameDrop {
+        if !ours {
+            self.counters.frames_dropped += 1;
+            return FrameDrop::Foreign;
         }
-        next
+        self.counters.frames_fenced += 1;
+        self.dropped_frames = true;
+        FrameDrop::Fenced
+    }
+
+    #[cold]
+    fn drop_unopened(&mut self, client: ClientId) -> FrameDrop {
+        self.counters.frames_dropped += 1;
+        self.unopened |= 1u32.checked_shl(client.0.into()).unwrap_or(0);
+        FrameDrop::NoClient
     }
 
     /// Notes `messages` received that must be acknowledged (0: a duplicate, whose sender missed the first
@@ -455,10 +478,7 @@ impl<M, H> Session<M, H> {
     #[inline]
     pub fn owe(&mut self, now: Time, client: ClientId, messages: u32) {
         let Some(stream) = self.stream(client) else { return };
-        stream.unacked += messages.max(1);
-        if stream.ack_due == Time::NEVER {
-            stream.ack_due = now + ACK_DELAY;
-        }
+        stream.owe(now, messages.max(1));
         self.owing |= 1 << client.0;
         if messages == 0 {
             self.counters.duplicates_dropped += 1;
@@ -482,9 +502,7 @@ impl<M, H> Session<M, H> {
         let told_ahead = stream.credit_told.saturating_sub(stream.receive.received());
         if told_ahead < WINDOW as u64 / 2 && credit > stream.credit_told {
             stream.unacked = stream.unacked.max(if told_ahead == 0 { ACK_MESSAGES } else { 1 });
-            if stream.ack_due == Time::NEVER {
-                stream.ack_due = now + ACK_DELAY;
-            }
+            stream.owe(now, 0);
             self.owing |= 1 << client.0;
         }
     }
@@ -495,6 +513,20 @@ impl<M, H> Session<M, H> {
     #[inline]
     pub fn owes(&self) -> bool {
         self.owing != 0
+    }
+
+    /// Whether one is due by the number of messages alone, before its time.
+    #[inline]
+    pub fn owes_at_once(&self) -> bool {
+        let mut bits = self.owing;
+        while bits != 0 {
+            let client = ClientId(bits.trailing_zeros() as u16);
+            bits &= bits - 1;
+            if self.peek(client).is_some_and(|stream| stream.unacked >= ACK_MESSAGES) {
+                return true;
+            }
+        }
+        false
     }
 
     /// When the next acknowledgement must leave by itself.
@@ -512,15 +544,14 @@ impl<M, H> Session<M, H> {
         while bits != 0 {
             let client = ClientId(bits.trailing_zeros() as u16);
             bits &= bits - 1;
-            let due = self
-                .peek(client)
-                .is_some_and(|stream| stream.unacked >= ACK_MESSAGES || stream.ack_due <= now);
-            if due {
+            let Some(stream) = self.streams.get(usize::from(client.0)).and_then(|place| place.as_deref())
+            else {
+                continue;
+            };
+            if stream.unacked >= ACK_MESSAGES || stream.ack_due <= now {
                 let path = self.routes.choose(client, 0, 1)?;
                 let mut header = FrameHeader::new(FrameType::Ack);
-                self.address(&mut header, client);
-                header.link = path.link.0;
-                header.rail = path.rail.0;
+                self.address(&mut header, client, stream, path);
                 return Some((client, path, header));
             }
         }
@@ -532,10 +563,7 @@ impl<M, H> Session<M, H> {
     pub fn told(&mut self, client: ClientId) {
         self.owing &= !(1 << client.0);
         if let Some(stream) = self.stream(client) {
-            stream.unacked = 0;
-            stream.ack_due = Time::NEVER;
-            stream.credit_told = stream.receive.credit();
-            stream.asks_replay = false;
+            stream.told();
         }
     }
 

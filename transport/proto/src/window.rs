@@ -16,7 +16,7 @@ const _: () = assert!(WINDOW.is_power_of_two());
 
 /// Carrier of a fragment that no rail has taken yet.
 const UNPOSTED: u8 = u8::MAX;
-const _: () = assert!(Path::COUNT_MAX < UNPOSTED as usize);
+const _: () = assert!(Path::COUNT_MAX < UNPOSTED as usize, "never a path's number");
 
 /// A message that is kept until the peer has acknowledged it.
 #[derive(Debug)]
@@ -35,12 +35,11 @@ pub struct Retained<M> {
 }
 
 impl<M> Retained<M> {
-    /// The path that carries a fragment; `None` while no rail has taken it.
-    pub fn carrier(&self, fragment: u8) -> Option<Path> {
-        match self.carriers[usize::from(fragment)] {
-            UNPOSTED => None,
-            index => Path::from_index(usize::from(index)),
-        }
+    /// The paths that carry its fragments, as far as rails have taken them.
+    #[inline]
+    pub fn carriers(&self) -> impl Iterator<Item = Path> {
+        let posted = self.carriers[..usize::from(self.fragments)].iter();
+        posted.filter_map(|index| Path::from_index(usize::from(*index)))
     }
 }
 
@@ -51,18 +50,12 @@ pub struct SendWindow<M> {
     acked: u64,
     limit: u64,
     unposted: u32,
-    ring: Box<[Option<Retained<M>>]>,
+    ring: Box<[Option<Retained<M>>; WINDOW]>,
 }
 
 impl<M> Default for SendWindow<M> {
     fn default() -> Self {
-        SendWindow {
-            next: 1,
-            acked: 0,
-            limit: WINDOW as u64,
-            unposted: 0,
-            ring: (0..WINDOW).map(|_| None).collect(),
-        }
+        SendWindow { next: 1, acked: 0, limit: WINDOW as u64, unposted: 0, ring: ring(|| None) }
     }
 }
 
@@ -201,11 +194,16 @@ impl<M> SendWindow<M> {
                 unknown(retained);
             }
         }
-        *self = SendWindow { ring: core::mem::take(&mut self.ring), ..SendWindow::bare() };
+        (self.next, self.acked, self.limit, self.unposted) = (1, 0, WINDOW as u64, 0);
     }
+}
 
-    fn bare() -> SendWindow<M> {
-        SendWindow { next: 1, acked: 0, limit: WINDOW as u64, unposted: 0, ring: Box::default() }
+/// A window's places, built on the heap.
+fn ring<T>(place: impl Fn() -> T) -> Box<[T; WINDOW]> {
+    let places: Box<[T]> = (0..WINDOW).map(|_| place()).collect();
+    match places.try_into() {
+        Ok(ring) => ring,
+        Err(_) => unreachable!("as many as were counted"),
     }
 }
 
@@ -255,19 +253,14 @@ pub struct ReceiveWindow<H> {
     expected: u64,
     held: u32,
     released: u64,
-    ring: Box<[Place<H>]>,
+    ring: Box<[Place<H>; WINDOW]>,
 }
 
 const _: () = assert!(LINKS_MAX <= 8, "fragments are tracked in a byte");
 
 impl<H> Default for ReceiveWindow<H> {
     fn default() -> Self {
-        ReceiveWindow {
-            expected: 1,
-            held: 0,
-            released: 0,
-            ring: (0..WINDOW).map(|_| Place::Vacant).collect(),
-        }
+        ReceiveWindow { expected: 1, held: 0, released: 0, ring: ring(|| Place::Vacant) }
     }
 }
 
@@ -404,7 +397,7 @@ impl<H> ReceiveWindow<H> {
 
     /// Forgets everything: the peer starts a new life.
     pub fn reset(&mut self) {
-        for place in &mut self.ring {
+        for place in self.ring.iter_mut() {
             *place = Place::Vacant;
         }
         self.expected = 1;

@@ -21,7 +21,7 @@ fn session(local: u16, peer: u16) -> Session<u32, u32> {
 fn post(session: &mut Session<u32, u32>) -> Vec<FrameHeader> {
     let mut frames = Vec::new();
     while let Some((sequence, fragment)) = session.next_unposted(USER, (Sequence(0), 0)) {
-        let frame = session.prepare(USER, sequence, fragment, None).expect("a path is up");
+        let frame = session.prepare(USER, sequence, fragment, |_| None).expect("a path is up");
         frames.push(frame.header);
         session.posted(USER, sequence, fragment, PATH);
     }
@@ -40,7 +40,7 @@ fn what_a_joining_node_sent_before_its_peer_knew_of_the_membership_is_not_lost()
     let (mut joiner, mut member) = (session(1, 2), session(2, 1));
     member.configure(Epoch(3), false);
     for header in send(&mut joiner, 1).into_iter().chain(send(&mut joiner, 2)) {
-        assert!(member.admit(&header).is_err(), "node 1 is no member yet");
+        assert!(member.receive(Time(1), &header, |_| ()).is_err(), "node 1 is no member yet");
     }
     assert!(!member.configure(Epoch(4), true), "node 2 itself has nothing to send again");
     let (_, _, question) = member.due_acks(Time(1)).expect("the joiner must be asked at once");
@@ -52,8 +52,8 @@ fn what_a_joining_node_sent_before_its_peer_knew_of_the_membership_is_not_lost()
     let again = post(&mut joiner);
     assert_eq!(again.len(), 2);
     for header in again.iter().chain(&send(&mut joiner, 3)) {
-        assert_eq!(member.admit(header), Ok(()));
-        assert!(member.accept_next(Time(2), USER, header.sequence()), "in order, without a gap");
+        let receipt = member.receive(Time(2), header, |_| ()).expect("its sender is a member");
+        assert!(receipt.next, "in order, without a gap");
     }
 }
 
@@ -64,7 +64,7 @@ fn a_question_that_died_with_its_path_is_asked_again() {
     let mut joiner = session(1, 2);
     member.configure(Epoch(3), false);
     for header in send(&mut joiner, 1) {
-        assert!(member.admit(&header).is_err());
+        assert!(member.receive(Time(1), &header, |_| ()).is_err());
     }
     member.configure(Epoch(4), true);
     member.told(USER);
@@ -81,7 +81,7 @@ fn a_member_that_dropped_what_the_other_said_sends_its_own_again_too() {
     send(&mut one, 1);
     one.configure(Epoch(3), false);
     let header = send(&mut other, 1).remove(0);
-    assert!(one.admit(&header).is_err(), "it may have carried a question");
+    assert!(one.receive(Time(1), &header, |_| ()).is_err(), "it may have carried a question");
     assert!(one.configure(Epoch(4), true));
     assert_eq!(post(&mut one).len(), 1);
 }

@@ -11,15 +11,46 @@ use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use transport_buf::ring::Claim;
-use transport_buf::ring_region::{RING_REGION_BYTES, RING_SLOTS, SLOT_BODY_BYTES};
-use transport_buf::{Chunk, FrameReceiver, FrameSender, Region, RegionError, Slab, SlabLayout, SlabRefusal};
-use transport_proto::wire::FrameHeader;
-use transport_provider::{
-    ConnectionId, INLINE_BYTES_MAX, Incoming, Payload, PayloadSlice, PostRefusal, Sink,
+use transport_buf::ring_region::{HeaderWords, RING_REGION_BYTES, RING_SLOTS, SLOT_BODY_BYTES};
+use transport_buf::{
+    Chunk, FrameReceiver, FrameSender, Region, RegionError, Slab, SlabLayout, SlabRefusal, SlotCopy,
 };
+use transport_proto::wire::FrameHeader;
+use transport_provider::{INLINE_BYTES_MAX, Incoming, Payload, PayloadSlice, PostRefusal};
 
 /// Frames that one connection may deliver in one poll, so that a flood on it does not starve the others.
-pub(crate) const POLL_BUDGET: usize = 64;
+pub const POLL_BUDGET: usize = 64;
+
+/// Where a header has the `crc32c` field, which bears the chunk's number.
+const REFERENCE_WORD: usize = core::mem::offset_of!(FrameHeader, crc32c) / 8;
+const REFERENCE_SHIFT: usize = core::mem::offset_of!(FrameHeader, crc32c) % 8 * 8;
+
+/// Where the data of a frame is that was taken out of the ring.
+#[derive(Debug)]
+pub enum Taken {
+    /// Behind the control part, as much as the header says, or nowhere.
+    InSlot,
+    /// In a chunk.
+    Chunk(Chunk),
+}
+
+impl Taken {
+    /// Control part and data of a frame whose copy this is.
+    #[inline]
+    pub fn split(self, copy: &SlotCopy) -> (&FrameHeader, &[u8], Incoming<'_>) {
+        let header: &FrameHeader = zerocopy::transmute_ref!(&copy.header);
+        let control_length = usize::from(header.control_length.get());
+        match self {
+            Taken::Chunk(chunk) => (header, copy.body(control_length), Incoming::Chunk(chunk)),
+            Taken::InSlot => {
+                let body = copy.body(control_length + header.data_length.get() as usize);
+                let (control, inline) = body.split_at(control_length);
+                let data = if inline.is_empty() { Incoming::Empty } else { Incoming::Inline(inline) };
+                (header, control, data)
+            }
+        }
+    }
+}
 
 /// Why a post did not go through.
 pub(crate) enum LaneRefusal {
@@ -149,9 +180,9 @@ impl Lane {
 
     #[inline]
     fn publish(&mut self, header: &FrameHeader, reference: u32, control: &[u8], inline: &[u8]) {
-        let mut header = *header;
-        header.crc32c.set(reference);
-        self.outgoing.send(&zerocopy::transmute!(header), control, inline);
+        let mut words: HeaderWords = zerocopy::transmute!(*header);
+        words[REFERENCE_WORD] |= u64::from(reference) << REFERENCE_SHIFT;
+        self.outgoing.send(&words, control, inline);
     }
 
     #[cold]
@@ -193,56 +224,37 @@ impl Lane {
         armed
     }
 
-    /// Delivers what is there, [`POLL_BUDGET`] frames at the most. Returns how many.
+    /// Takes the next frame out of the ring, if there is one.
     #[inline]
-    pub(crate) fn receive(
-        &mut self,
-        connection: ConnectionId,
-        sink: &mut impl Sink,
-    ) -> (usize, Result<(), ProtocolFault>) {
-        let mut count = 0;
-        let mut result = Ok(());
-        while count < POLL_BUDGET {
-            match self.deliver(connection, sink) {
-                Ok(true) => count += 1,
-                Ok(false) => break,
-                Err(fault) => {
-                    result = Err(fault);
-                    break;
-                }
-            }
+    pub(crate) fn take(&mut self, copy: &mut SlotCopy) -> Result<Option<Taken>, ProtocolFault> {
+        if !self.incoming.read_header(copy) {
+            return Ok(None);
         }
+        let reference = (copy.header[REFERENCE_WORD] >> REFERENCE_SHIFT) as u32;
+        copy.header[REFERENCE_WORD] &= (1 << REFERENCE_SHIFT) - 1;
+        let header: &FrameHeader = zerocopy::transmute_ref!(&copy.header);
+        header.check().map_err(ProtocolFault::Frame)?;
+        let control_length = usize::from(header.control_length.get());
+        let data_length = header.data_length.get() as usize;
+        let claimed = control_length + if reference == 0 { data_length } else { 0 };
+        if claimed > SLOT_BODY_BYTES {
+            return Err(ProtocolFault::Body { claimed, available: SLOT_BODY_BYTES });
+        }
+        let taken = match reference.checked_sub(1) {
+            None => Taken::InSlot,
+            Some(index) => Taken::Chunk(self.take_up(index, data_length)?),
+        };
+        self.incoming.take_body(claimed, copy);
+        Ok(Some(taken))
+    }
+
+    /// Ends a batch of [`Lane::take`]: its slots go back to the peer.
+    #[inline]
+    pub(crate) fn batch_done(&mut self, count: usize) {
         if count > 0 {
             self.incoming.release();
         }
         self.wake_peer_if_starved();
-        (count, result)
-    }
-
-    /// Delivers one frame; `false`: there is none.
-    #[inline]
-    fn deliver(&mut self, connection: ConnectionId, sink: &mut impl Sink) -> Result<bool, ProtocolFault> {
-        let Some(words) = self.incoming.header() else { return Ok(false) };
-        let mut header: FrameHeader = zerocopy::transmute!(words);
-        header.check().map_err(ProtocolFault::Frame)?;
-        let control_length = usize::from(header.control_length.get());
-        let data_length = header.data_length.get() as usize;
-        let reference = header.crc32c.get();
-        header.crc32c.set(0);
-        let data = match reference.checked_sub(1) {
-            None if data_length == 0 => Incoming::Empty,
-            None => Incoming::Inline(&[]),
-            Some(index) => Incoming::Chunk(self.take_up(index, data_length)?),
-        };
-        let inline_length = if reference == 0 { data_length } else { 0 };
-        let claimed = control_length + inline_length;
-        if claimed > SLOT_BODY_BYTES {
-            return Err(ProtocolFault::Body { claimed, available: SLOT_BODY_BYTES });
-        }
-        let (control, inline) = self.incoming.take_body(claimed).split_at(control_length);
-        let data = if inline.is_empty() { data } else { Incoming::Inline(inline) };
-        sink.frame(connection, &header, control, data);
-        Ok(true)
     }
 
     fn take_up(&self, index: u32, length: usize) -> Result<Chunk, ProtocolFault> {

@@ -15,6 +15,7 @@ mod provider;
 mod socket;
 
 pub use fault::ProtocolFault;
+pub use lane::{POLL_BUDGET, Taken};
 pub use provider::{CONNECTIONS_MAX, LISTENERS_MAX, ShmProvider, Statistics, TOKENS_MAX};
 
 const _: () =

@@ -3,7 +3,7 @@
 use crate::bits::{bits, bits_of};
 use crate::connection::{Connection, Ending, Step};
 use crate::fault::ProtocolFault;
-use crate::lane::{Lane, LaneRefusal};
+use crate::lane::{Lane, LaneRefusal, POLL_BUDGET, Taken};
 use crate::socket;
 use core::ops::Range;
 use mio::unix::SourceFd;
@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Weak;
 use transport_buf::ring::{before_bells, before_sleep};
 use transport_buf::ring_region::RING_REGION_BYTES;
-use transport_buf::{Chunk, Region, SlabLayout};
+use transport_buf::{Chunk, Region, SlabLayout, SlotCopy};
 use transport_proto::time::Time;
 use transport_proto::wire::{DATA_BYTES_MAX, FrameHeader};
 use transport_provider::{
@@ -82,6 +82,8 @@ pub struct ShmProvider {
     /// Slabs of dead connections; they live as long as a chunk of them is held.
     retired: Vec<Weak<Region>>,
     statistics: Statistics,
+    /// Where [`Provider::poll`] puts the frame that it reports.
+    copy: SlotCopy,
 }
 
 impl ShmProvider {
@@ -102,6 +104,58 @@ impl ShmProvider {
             armed: false,
             retired: Vec::new(),
             statistics: Statistics::default(),
+            copy: SlotCopy::default(),
+        }
+    }
+
+    /// The shorter way of a frame to a reactor that acts on each at once and posts meanwhile, in place of
+    /// [`Provider::poll`]: this for all but frames; then for each of [`ShmProvider::connections`]
+    /// [`ShmProvider::take`] until it has no more or the budget of a batch is spent, and
+    /// [`ShmProvider::batch_done`].
+    #[inline]
+    pub fn poll_beside(&mut self, sink: &mut impl Sink) -> usize {
+        let mut reports = 0;
+        if self.attention | self.calling != 0 {
+            reports += self.attend_all(sink);
+        }
+        if self.waiting != 0 {
+            reports += self.report_writable(sink);
+        }
+        reports
+    }
+
+    /// Slots of the connections that may have frames, one bit each.
+    #[inline]
+    pub fn connections(&self) -> u64 {
+        self.open
+    }
+
+    /// Takes the next frame of the connection in this slot out of its ring. `None`: no frame, or no
+    /// connection any more.
+    #[inline]
+    pub fn take(&mut self, slot: usize, copy: &mut SlotCopy) -> Option<(ConnectionId, Taken)> {
+        if self.open & (1 << slot) == 0 {
+            return None;
+        }
+        let connection = self.slots[slot].connection.as_deref_mut()?;
+        match connection.lane.as_mut()?.take(copy) {
+            Ok(taken) => Some((connection.id, taken?)),
+            Err(fault) => {
+                self.fault(slot, fault);
+                None
+            }
+        }
+    }
+
+    /// Ends a batch of `count` frames of one connection: their slots go back to the peer.
+    #[inline]
+    pub fn batch_done(&mut self, slot: usize, count: usize) {
+        let Some(connection) = self.slots[slot].connection.as_deref_mut() else { return };
+        if connection.ending.is_some() {
+            connection.drained += count;
+        }
+        if let Some(lane) = &mut connection.lane {
+            lane.batch_done(count);
         }
     }
 
@@ -335,31 +389,38 @@ impl ShmProvider {
         reports
     }
 
-    fn post_on_lane(
+    /// A lane did not take a frame.
+    #[cold]
+    fn post_refused(&mut self, slot: usize, refusal: LaneRefusal) -> PostRefusal {
+        match refusal {
+            LaneRefusal::Post(refusal) => {
+                if self.lane(slot).is_some_and(|lane| lane.waits()) {
+                    self.waiting |= 1 << slot;
+                }
+                refusal
+            }
+            LaneRefusal::Fault(fault) => {
+                self.fault(slot, fault);
+                PostRefusal::NotConnected
+            }
+        }
+    }
+
+    /// Posts on a connection that is still greeting.
+    #[cold]
+    fn post_greeting(
         &mut self,
-        slot: usize,
+        id: ConnectionId,
         header: &FrameHeader,
         control: &[u8],
         inline: &[u8],
-        data: &PayloadSlice<'_>,
     ) -> Result<(), PostRefusal> {
-        let Some(lane) = self.lane(slot) else { return Err(PostRefusal::NotConnected) };
-        match lane.post(header, control, inline, data) {
-            Ok(()) => {
-                self.unflushed |= 1 << slot;
-                Ok(())
-            }
-            Err(LaneRefusal::Post(refusal)) => {
-                if lane.waits() {
-                    self.waiting |= 1 << slot;
-                }
-                Err(refusal)
-            }
-            Err(LaneRefusal::Fault(fault)) => {
-                self.fault(slot, fault);
-                Err(PostRefusal::NotConnected)
-            }
+        let Some(connection) = self.connection(id) else { return Err(PostRefusal::NotConnected) };
+        let outcome = connection.post_greeting(header, control, inline);
+        if outcome == Err(PostRefusal::Full) {
+            self.attention |= 1 << id.slot();
         }
+        outcome
     }
 }
 
@@ -472,17 +533,17 @@ impl Provider for ShmProvider {
         if data.len() > DATA_BYTES_MAX {
             return Err(PostRefusal::TooLarge);
         }
-        if connection.lane.is_some() {
-            return self.post_on_lane(id.slot(), header, control, inline, &data);
+        match &mut connection.lane {
+            Some(lane) => match lane.post(header, control, inline, &data) {
+                Ok(()) => {
+                    self.unflushed |= 1 << id.slot();
+                    Ok(())
+                }
+                Err(refusal) => Err(self.post_refused(id.slot(), refusal)),
+            },
+            None if data.is_empty() => self.post_greeting(id, header, control, inline),
+            None => Err(PostRefusal::NotConnected),
         }
-        if !data.is_empty() {
-            return Err(PostRefusal::NotConnected);
-        }
-        let outcome = connection.post_greeting(header, control, inline);
-        if outcome == Err(PostRefusal::Full) {
-            self.attention |= 1 << id.slot();
-        }
-        outcome
     }
 
     #[inline]
@@ -499,25 +560,21 @@ impl Provider for ShmProvider {
 
     #[inline]
     fn poll(&mut self, _now: Time, sink: &mut impl Sink) -> usize {
-        let mut reports = 0;
-        if self.attention | self.calling != 0 {
-            reports += self.attend_all(sink);
-        }
+        let mut reports = self.poll_beside(sink);
+        let mut copy = core::mem::take(&mut self.copy);
         for slot in bits(self.open) {
-            let Some(connection) = self.slots[slot].connection.as_deref_mut() else { continue };
-            let Some(lane) = &mut connection.lane else { continue };
-            let (count, result) = lane.receive(connection.id, sink);
+            let mut count = 0;
+            while count < POLL_BUDGET
+                && let Some((connection, taken)) = self.take(slot, &mut copy)
+            {
+                let (header, control, data) = taken.split(&copy);
+                sink.frame(connection, header, control, data);
+                count += 1;
+            }
+            self.batch_done(slot, count);
             reports += count;
-            if connection.ending.is_some() {
-                connection.drained += count;
-            }
-            if let Err(fault) = result {
-                self.fault(slot, fault);
-            }
         }
-        if self.waiting != 0 {
-            reports += self.report_writable(sink);
-        }
+        self.copy = copy;
         reports
     }
 
