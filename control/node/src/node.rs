@@ -222,8 +222,14 @@ impl Node {
     /// Until the first view, every virtual disk is known and served by nobody: requests wait instead of
     /// failing.
     fn map_before_first_view(&mut self) {
-        let nobody =
-            ClusterView { epoch: Epoch(0), members: Vec::new(), broken: Vec::new(), rows: self.rows.clone() };
+        let nobody = ClusterView {
+            epoch: Epoch(0),
+            members: Vec::new(),
+            broken: Vec::new(),
+            rows: self.rows.clone(),
+            formed: Epoch(0),
+            volumes: Arc::default(),
+        };
         let (core, clients) = self.station.endpoint.parts();
         for mapping in nobody.mappings() {
             if let Err(fault) = clients.engine.mapping(core, &mapping) {
@@ -456,6 +462,8 @@ impl Node {
             members: view.members.clone(),
             broken: view.broken.clone(),
             rows: self.rows.clone(),
+            formed: view.epoch,
+            volumes: Arc::default(),
         };
         let (core, clients) = self.station.endpoint.parts();
         let departed: Vec<(NodeId, Incarnation)> =

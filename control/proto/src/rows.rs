@@ -1,9 +1,9 @@
-//! Rows of the cluster configuration (SPEC C2). Whoever makes them has checked them: ids are unique,
-//! references resolve, limits hold.
+//! Rows of the cluster configuration (SPEC C2). Whoever makes them has checked them by the rules of
+//! [`crate::rules`]: ids are unique, references resolve, limits hold.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use blockdev_proto::geometry::{BlockBytes, DiskId, VolumeId};
+use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use transport_proto::connectivity;
@@ -11,9 +11,19 @@ use transport_proto::identity::{LinkId, NodeId, Path, RailId};
 use transport_proto::route::Spread;
 
 /// Nodes of one cluster at the most.
-pub const NODES_MAX: usize = 64;
+pub const NODES_MAX: usize = 128;
 /// Bytes of a name at the most. Names consist of ASCII letters, digits and `-`, `_`, `.`.
 pub const NAME_BYTES_MAX: usize = 40;
+/// Links of one cluster at the most.
+pub const CLUSTER_LINKS_MAX: usize = 1024;
+/// Disks of one cluster at the most.
+pub const DISKS_MAX: usize = VOLUMES_MAX;
+/// NBD servers of one cluster at the most.
+pub const NBD_SERVERS_MAX: usize = 1024;
+/// Bytes of a path at the most.
+pub const PATH_BYTES_MAX: usize = 1024;
+/// Bytes of the path of a UNIX socket at the most; the kernel takes no more.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +34,21 @@ pub struct NodeRow {
     pub name: String,
     /// The machine's address, from which addresses of rails are derived.
     pub host: IpAddr,
+    /// Whether it votes on the configuration. Three or five do, see [`voters_usual`].
+    pub voter: bool,
+}
+
+/// Which of these nodes vote, unless somebody says otherwise: the first five, three or one of them by id.
+pub fn voters_usual(nodes: &[NodeId]) -> Vec<NodeId> {
+    let mut voters = nodes.to_vec();
+    voters.sort();
+    voters.dedup();
+    voters.truncate(match voters.len() {
+        0..3 => 1,
+        3..5 => 3,
+        _ => 5,
+    });
+    voters
 }
 
 /// How one end of a rail is reached.
@@ -62,9 +87,16 @@ impl RailRow {
     }
 }
 
+/// Number of a row of links, cluster-unique. ([`LinkId`] is what frames carry, and unique between two nodes
+/// only.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkNumber(pub u32);
+
 /// A logical link between any two of its nodes. Two links of one number never join the same two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkRow {
+    /// Number of this row.
+    pub number: LinkNumber,
     /// Number between each pair of its nodes.
     pub id: LinkId,
     /// Nodes that it joins, two or more, each with each.
@@ -128,6 +160,18 @@ pub struct VirtualDiskRow {
     pub block_bytes: BlockBytes,
     /// No writes at all.
     pub read_only: bool,
+    /// What its clients meet while there is no quorum (SPEC C6).
+    pub on_lost_quorum: LostQuorum,
+}
+
+/// What clients of a virtual disk meet on a node without quorum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LostQuorum {
+    /// Requests wait until there is a quorum again.
+    #[default]
+    Suspend,
+    /// Requests fail at once.
+    Fail,
 }
 
 /// Who may open a virtual disk (SPEC B8). A virtual disk without a row is its node's root's alone.
@@ -146,7 +190,7 @@ pub struct PermissionRow {
 }
 
 /// Where an NBD server listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NbdAddress {
     /// A UNIX socket, absolute path.
     Unix(String),
@@ -170,24 +214,36 @@ pub struct NbdRow {
 pub struct MembershipTimes {
     /// A node that cannot be reached on any rail for so long is proposed for removal.
     pub suspect: Duration,
-    /// A node that reaches no majority for so long closes its gates.
+    /// A node that was granted no lease for so long closes its gates.
     pub lease: Duration,
+    /// A node whose oldest disk I/O is older is proposed for removal.
+    pub hung_disk: Duration,
 }
 
 impl Default for MembershipTimes {
     fn default() -> MembershipTimes {
-        MembershipTimes { suspect: Duration::from_millis(500), lease: Duration::from_millis(1500) }
+        MembershipTimes {
+            suspect: Duration::from_millis(500),
+            lease: Duration::from_millis(1500),
+            hung_disk: Duration::from_secs(30),
+        }
     }
 }
 
-/// Everything that is configured, at one configuration number.
+/// Least memory with which a node can carry the largest message each way to each peer, bytes.
+pub const MEMORY_BUDGET_BYTES_MIN: u64 = 16 << 20;
+/// Memory that a node may use, unless somebody says otherwise, bytes.
+pub const MEMORY_BUDGET_BYTES_USUAL: u64 = 256 << 20;
+
+/// Everything that is configured, at one configuration number. Every list is in the order of its keys, see
+/// [`ClusterRows::sort`]: look-ups rely on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterRows {
     /// Name of the cluster.
     pub name: String,
     /// Nodes by rising id.
     pub nodes: Vec<NodeRow>,
-    /// Links in the order of the configuration.
+    /// Links by rising number.
     pub links: Vec<LinkRow>,
     /// How messages to one peer are spread over its links.
     pub spread: Spread,
@@ -195,9 +251,9 @@ pub struct ClusterRows {
     pub disks: Vec<DiskRow>,
     /// Virtual disks by rising id.
     pub virtual_disks: Vec<VirtualDiskRow>,
-    /// Permissions, one row for a virtual disk at the most.
+    /// Permissions by rising virtual disk, one row for each at the most.
     pub permissions: Vec<PermissionRow>,
-    /// NBD servers.
+    /// NBD servers by node and address.
     pub nbd: Vec<NbdRow>,
     /// Memory that one node may use for transport and I/O, bytes.
     pub memory_budget_bytes: u64,
@@ -220,20 +276,61 @@ pub struct RailBetween<'a> {
     pub remote: &'a RailEnd,
 }
 
+fn found<T>(rows: &[T], place: Result<usize, usize>) -> Option<&T> {
+    place.ok().and_then(|place| rows.get(place))
+}
+
 impl ClusterRows {
+    /// No rows at all, usual settings.
+    pub fn empty(name: &str) -> ClusterRows {
+        ClusterRows {
+            name: String::from(name),
+            nodes: Vec::new(),
+            links: Vec::new(),
+            spread: Spread::default(),
+            disks: Vec::new(),
+            virtual_disks: Vec::new(),
+            permissions: Vec::new(),
+            nbd: Vec::new(),
+            memory_budget_bytes: MEMORY_BUDGET_BYTES_USUAL,
+            connectivity: connectivity::Settings::default(),
+            membership: MembershipTimes::default(),
+        }
+    }
+
+    /// Puts every list in the order of its keys. Equal keys are left to [`crate::rules`].
+    pub fn sort(&mut self) {
+        self.nodes.sort_by_key(|row| row.id);
+        self.links.sort_by_key(|row| row.number);
+        self.disks.sort_by_key(|row| row.id);
+        self.virtual_disks.sort_by_key(|row| row.id);
+        self.permissions.sort_by_key(|row| row.volume);
+        self.nbd.sort_by(|a, b| (a.node, &a.listen).cmp(&(b.node, &b.listen)));
+    }
+
     /// The row of a node.
     pub fn node(&self, id: NodeId) -> Option<&NodeRow> {
-        self.nodes.iter().find(|row| row.id == id)
+        found(&self.nodes, self.nodes.binary_search_by_key(&id, |row| row.id))
+    }
+
+    /// The name of a node for people.
+    pub fn node_name(&self, id: NodeId) -> String {
+        self.node(id).map_or_else(|| id.to_string(), |row| row.name.clone())
+    }
+
+    /// The row of a link.
+    pub fn link(&self, number: LinkNumber) -> Option<&LinkRow> {
+        found(&self.links, self.links.binary_search_by_key(&number, |row| row.number))
     }
 
     /// The row of a disk.
     pub fn disk(&self, id: DiskId) -> Option<&DiskRow> {
-        self.disks.iter().find(|row| row.id == id)
+        found(&self.disks, self.disks.binary_search_by_key(&id, |row| row.id))
     }
 
     /// The row of a virtual disk.
     pub fn virtual_disk(&self, id: VolumeId) -> Option<&VirtualDiskRow> {
-        self.virtual_disks.iter().find(|row| row.id == id)
+        found(&self.virtual_disks, self.virtual_disks.binary_search_by_key(&id, |row| row.id))
     }
 
     /// The row of the virtual disk with this name.
@@ -243,7 +340,13 @@ impl ClusterRows {
 
     /// The permission row of a virtual disk.
     pub fn permission(&self, volume: VolumeId) -> Option<&PermissionRow> {
-        self.permissions.iter().find(|row| row.volume == volume)
+        found(&self.permissions, self.permissions.binary_search_by_key(&volume, |row| row.volume))
+    }
+
+    /// The NBD server of a node at an address.
+    pub fn nbd_server(&self, node: NodeId, listen: &NbdAddress) -> Option<&NbdRow> {
+        let place = self.nbd.binary_search_by(|row| (row.node, &row.listen).cmp(&(node, listen)));
+        found(&self.nbd, place)
     }
 
     /// Every rail from `node` to every peer, by link and rail.

@@ -1,7 +1,9 @@
 //! What a node acts on at one configuration number: the rows, who is a member, and which paths to disks are
 //! broken.
 
-use crate::rows::ClusterRows;
+use crate::ccd::VolumeState;
+use crate::rows::{ClusterRows, VirtualDiskRow};
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use blockdev_proto::geometry::{DiskId, VolumeId};
@@ -37,6 +39,10 @@ pub struct ClusterView {
     pub broken: Vec<BrokenPath>,
     /// The configuration.
     pub rows: Arc<ClusterRows>,
+    /// The number of the last change of members: every mapping is of this one or a higher one.
+    pub formed: Epoch,
+    /// What came about with virtual disks beside their rows.
+    pub volumes: Arc<BTreeMap<VolumeId, VolumeState>>,
 }
 
 impl ClusterView {
@@ -58,36 +64,40 @@ impl ClusterView {
 
     /// The mapping row of a virtual disk at this number; `None` if there is no such virtual disk.
     pub fn mapping(&self, volume: VolumeId) -> Option<Mapping> {
-        let row = self.rows.virtual_disk(volume)?;
+        self.rows.virtual_disk(volume).map(|row| self.mapping_of(row))
+    }
+
+    fn mapping_of(&self, row: &VirtualDiskRow) -> Mapping {
+        let state = self.volumes.get(&row.id).copied().unwrap_or_default();
         let mut candidates = [None; CANDIDATES_MAX];
         for (slot, &(node, disk)) in candidates.iter_mut().zip(&row.candidates) {
             let path_broken = self.broken.contains(&BrokenPath { node, disk });
             *slot = Some(Candidate { node, disk, path_broken });
         }
         let mut mapping = Mapping {
-            volume,
-            epoch: self.epoch,
+            volume: row.id,
+            epoch: state.changed.max(self.formed),
             candidates,
             serving: None,
             size_bytes: row.size_bytes,
             block_bytes: row.block_bytes,
             read_only: row.read_only,
-            suspended: false,
+            suspended: state.suspended_by.is_some(),
         };
         mapping.serving = mapping.choose_serving(|node| self.is_member(node));
-        Some(mapping)
+        mapping
     }
 
     /// The mapping rows of all virtual disks.
     pub fn mappings(&self) -> impl Iterator<Item = Mapping> + '_ {
-        self.rows.virtual_disks.iter().filter_map(|row| self.mapping(row.id))
+        self.rows.virtual_disks.iter().map(|row| self.mapping_of(row))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::{MembershipTimes, VirtualDiskRow};
+    use crate::rows::LostQuorum;
     use alloc::string::String;
     use alloc::vec;
     use blockdev_proto::geometry::BlockBytes;
@@ -100,20 +110,9 @@ mod tests {
             size_bytes: 1 << 20,
             block_bytes: BlockBytes::USUAL,
             read_only: false,
+            on_lost_quorum: LostQuorum::Suspend,
         };
-        let rows = ClusterRows {
-            name: String::from("north"),
-            nodes: vec![],
-            links: vec![],
-            spread: Default::default(),
-            disks: vec![],
-            virtual_disks: vec![virtual_disk],
-            permissions: vec![],
-            nbd: vec![],
-            memory_budget_bytes: 0,
-            connectivity: Default::default(),
-            membership: MembershipTimes::default(),
-        };
+        let rows = ClusterRows { virtual_disks: vec![virtual_disk], ..ClusterRows::empty("north") };
         let member = |&node: &u16| Member { node: NodeId(node), incarnation: Incarnation(5) };
         let path = |&node: &u16| BrokenPath { node: NodeId(node), disk: DiskId(9) };
         ClusterView {
@@ -121,6 +120,8 @@ mod tests {
             members: members.iter().map(member).collect(),
             broken: broken.iter().map(path).collect(),
             rows: Arc::new(rows),
+            formed: Epoch(4),
+            volumes: Arc::default(),
         }
     }
 

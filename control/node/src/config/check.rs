@@ -13,7 +13,7 @@ use super::{
 use blockdev_proto::geometry::VolumeId;
 use control_proto::rows::{
     ClusterRows, MembershipTimes, NAME_BYTES_MAX, NODES_MAX, NbdAddress, NbdRow, NodeRow, PermissionRow,
-    VirtualDiskRow,
+    VirtualDiskRow, voters_usual,
 };
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ impl<'a> Check<'a> {
         let memory_budget_bytes = self.budget(document);
         let connectivity = self.heartbeat(&document.heartbeat);
         let membership = self.membership(&document.membership);
-        let rows = ClusterRows {
+        let mut rows = ClusterRows {
             name,
             nodes: self.nodes.iter().map(|entry| entry.row.clone()).collect(),
             links,
@@ -78,6 +78,7 @@ impl<'a> Check<'a> {
             connectivity,
             membership,
         };
+        rows.sort();
         match key {
             Some(key) if self.faults.is_empty() => Ok(Config { file: self.file.to_path_buf(), rows, key }),
             _ => {
@@ -244,9 +245,16 @@ impl<'a> Check<'a> {
                 }
             });
             let host = host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            self.nodes.push(NodeEntry { row: NodeRow { id, name, host }, place, port_base: node.port_base });
+            self.nodes.push(NodeEntry {
+                row: NodeRow { id, name, host, voter: false },
+                place,
+                port_base: node.port_base,
+            });
         }
         self.nodes.sort_by_key(|entry| entry.row.id);
+        let ids: Vec<NodeId> = self.nodes.iter().map(|entry| entry.row.id).collect();
+        let voters = voters_usual(&ids);
+        self.nodes.iter_mut().for_each(|entry| entry.row.voter = voters.contains(&entry.row.id));
     }
 
     /// The virtual disk that is meant; a reference to none is a mistake.
@@ -363,6 +371,7 @@ impl<'a> Check<'a> {
         let times = MembershipTimes {
             suspect: suspect.map_or(usual.suspect, Duration::from_millis),
             lease: lease.map_or(usual.lease, Duration::from_millis),
+            ..usual
         };
         if times.suspect >= times.lease {
             let place = section.suspect_ms.as_ref().or(section.lease_ms.as_ref()).map(|key| self.place(key));

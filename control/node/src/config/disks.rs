@@ -7,7 +7,7 @@ use super::document::{
 use super::{DiskMistake, Place, Row, RowMistake};
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
 use blockdev_proto::mapping::CANDIDATES_MAX;
-use control_proto::rows::{DiskKind, DiskPort, DiskRow, VirtualDiskRow};
+use control_proto::rows::{DiskKind, DiskPort, DiskRow, LostQuorum, VirtualDiskRow};
 use std::net::IpAddr;
 use transport_proto::identity::NodeId;
 
@@ -160,7 +160,10 @@ impl Check<'_> {
             let candidates = self.candidates(virtual_disk, disks, place);
             self.check_disk_free(&rows, &candidates, disks, place);
             let read_only = virtual_disk.read_only;
-            rows.push((VirtualDiskRow { id, name, candidates, size_bytes, block_bytes, read_only }, place));
+            let on_lost_quorum = LostQuorum::default();
+            let row =
+                VirtualDiskRow { id, name, candidates, size_bytes, block_bytes, read_only, on_lost_quorum };
+            rows.push((row, place));
         }
         let mut rows: Vec<VirtualDiskRow> = rows.into_iter().map(|(row, _)| row).collect();
         rows.sort_by_key(|row| row.id);

@@ -5,7 +5,7 @@
 use super::check::Check;
 use super::document::{LinkSection, RailKind, RailSection, Reference, Spanned};
 use super::{AddressMistake, LinkMistake, Place, Row, RowMistake};
-use control_proto::rows::{LinkRow, RailAddress, RailEnd, RailRow};
+use control_proto::rows::{LinkNumber, LinkRow, RailAddress, RailEnd, RailRow};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use transport_proto::identity::{LINKS_MAX, LinkId, NodeId, Path, RAILS_MAX, RailId};
@@ -47,7 +47,8 @@ impl Check<'_> {
             self.check_pairs(&rows, id, &nodes, place);
             let naming = Naming { cluster, port_base, link: id };
             let rails = self.read_rails(&link.rails, &nodes, &naming);
-            rows.push((LinkRow { id, nodes, rails }, place));
+            let number = LinkNumber(position as u32);
+            rows.push((LinkRow { number, id, nodes, rails }, place));
         }
         let rows: Vec<LinkRow> = rows.into_iter().map(|(row, _)| row).collect();
         self.check_joined(&rows);

@@ -352,8 +352,8 @@ fn all_mistakes_of_a_file_are_told_at_once_in_the_order_of_their_lines() {
 
 #[test]
 fn a_cluster_over_the_limits_is_refused() {
-    let nodes: String = (4..=70).map(|id| format!("[[node]]\nid = {id}\n")).collect();
+    let nodes: String = (4..=140).map(|id| format!("[[node]]\nid = {id}\n")).collect();
     let text = SHORT.replacen("[[link]]", &format!("{nodes}[[link]]"), 1);
     let faults = parse(&text).expect_err("too many nodes").to_string();
-    assert!(faults.contains(":1:1: 70 rows of node are over the limit of 64"), "{faults}");
+    assert!(faults.contains(":1:1: 140 rows of node are over the limit of 128"), "{faults}");
 }
