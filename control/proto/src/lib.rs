@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod ccd;
 mod codec;
+pub mod distress;
 pub mod membership;
 pub mod protocol_rules;
 pub mod rows;

@@ -42,6 +42,8 @@ pub enum Purpose {
     HelloDone = 3,
     /// A heartbeat of the connectivity monitor.
     Heartbeat = 4,
+    /// The last words of a node that fails.
+    Distress = 5,
 }
 
 /// The cluster's secret, ready to use. Shows nothing of itself in logs.

@@ -23,7 +23,7 @@ mod rail;
 
 pub use heartbeat::{
     FLAG_HEARS_YOU, FLAG_READY, HEARTBEAT_BYTES, HEARTBEAT_MAGIC, HEARTBEAT_VERSION, Heartbeat,
-    HeartbeatFault, NO_ECHO, NO_RAIL,
+    HeartbeatFault, NO_ECHO, NO_RAIL, NOTICE_BYTES_MAX, NOTICE_MAGIC,
 };
 pub use rail::RailCounters;
 

@@ -8,6 +8,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First two bytes of every heartbeat: "nh".
 pub const HEARTBEAT_MAGIC: u16 = u16::from_le_bytes(*b"nh");
+/// First two bytes of what others than the monitor say by the heartbeats' sockets: "nd". The monitor hands such a
+/// datagram on as it is.
+pub const NOTICE_MAGIC: u16 = u16::from_le_bytes(*b"nd");
+/// Bytes of such a datagram at the most.
+pub const NOTICE_BYTES_MAX: usize = 256;
 /// Version of the heartbeat's layout.
 pub const HEARTBEAT_VERSION: u8 = 1;
 /// Bytes of a heartbeat.
