@@ -104,7 +104,10 @@ fn copies_and_recordings_have_no_effect() {
     assert_eq!(watch.hear(&first), over, "out of the cluster");
     watch.view(Epoch(9), &[member(1, LIFE + 1), member(2, 5), member(3, 6)]);
     assert_eq!(watch.hear(&first), over, "in again, in another life");
-    assert_eq!(watch.hear(&dying(LIFE - 1, 99)), Err(DistressFault::LifeOver { member: member(1, LIFE - 1) }));
+    assert_eq!(
+        watch.hear(&dying(LIFE - 1, 99)),
+        Err(DistressFault::LifeOver { member: member(1, LIFE - 1) })
+    );
     assert_eq!(watch.standing(OTHER, true), Standing::Present);
 }
 
@@ -122,7 +125,10 @@ fn a_signal_of_a_later_configuration_waits_for_it_and_is_judged_there() {
     assert_eq!(endings[0].member, member(1, LIFE + 1));
     // Or did not: nothing.
     assert!(other_way.view(Epoch(9), &[member(1, LIFE), member(2, 5)]).is_empty());
-    assert_eq!(other_way.hear(&dying(LIFE + 1, 9)), Err(DistressFault::LifeOver { member: member(1, LIFE + 1) }));
+    assert_eq!(
+        other_way.hear(&dying(LIFE + 1, 9)),
+        Err(DistressFault::LifeOver { member: member(1, LIFE + 1) })
+    );
 }
 
 // proves: D6

@@ -5,10 +5,15 @@
 //! Raw atomics live in [`atomic`] only, so that the same code runs under loom.
 
 pub mod atomic;
+#[cfg(loom)]
+#[path = "last_words/banks.rs"]
+pub mod banks;
 #[cfg(not(loom))]
 pub mod chunk;
 #[cfg(not(loom))]
 mod custody;
+#[cfg(not(loom))]
+pub mod last_words;
 pub mod ledger;
 #[cfg(not(loom))]
 pub mod region;

@@ -86,8 +86,8 @@ const fn row(reason: Reason, number: u16, way: Way, may_return: bool, text: &'st
 /// Reasons that a node of this release can give. The order is that of the messages formed in advance.
 pub const REASONS: usize = 11;
 
-/// Time left → by the thread; none, or an unknown kind → at once (D3). Only who was asked to stop may come back
-/// by itself: every other end leaves open what is broken (D5).
+/// Time left → by the thread; none, or an unknown kind → at once (D3). Only who was asked to stop may come
+/// back by itself: every other end leaves open what is broken (D5).
 const TABLE: [Row; REASONS] = [
     row(Reason::PlannedStop, 1, Way::ByThread, true, "planned stop"),
     row(Reason::PowerFail, 2, Way::ByThread, false, "power failure, on battery"),

@@ -78,7 +78,9 @@ impl fmt::Display for SignalFault {
         f.write_str(match self {
             SignalFault::Malformed => "no distress signal of this release: run one release on all nodes",
             SignalFault::OtherCluster => "distress signal of another cluster: do two share addresses?",
-            SignalFault::Forged => "distress signal with a wrong hash: forged, or install one key on all nodes",
+            SignalFault::Forged => {
+                "distress signal with a wrong hash: forged, or install one key on all nodes"
+            }
         })
     }
 }
@@ -123,8 +125,7 @@ impl Signal {
         let source = NodeId(layout.source.get());
         let level = Level::from_number(layout.level).filter(|_| source != NodeId(0));
         let member = Member { node: source, incarnation: Incarnation(layout.incarnation.get()) };
-        let speaker =
-            Speaker { member, epoch: Epoch(layout.epoch.get()), sequence: layout.sequence.get() };
+        let speaker = Speaker { member, epoch: Epoch(layout.epoch.get()), sequence: layout.sequence.get() };
         Ok(Signal {
             speaker,
             level: level.ok_or(SignalFault::Malformed)?,

@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First two bytes of every heartbeat: "nh".
 pub const HEARTBEAT_MAGIC: u16 = u16::from_le_bytes(*b"nh");
-/// First two bytes of what others than the monitor say by the heartbeats' sockets: "nd". The monitor hands such a
-/// datagram on as it is.
+/// First two bytes of what others than the monitor say by the heartbeats' sockets: "nd". The monitor hands
+/// such a datagram on as it is.
 pub const NOTICE_MAGIC: u16 = u16::from_le_bytes(*b"nd");
 /// Bytes of such a datagram at the most.
 pub const NOTICE_BYTES_MAX: usize = 256;
