@@ -14,8 +14,8 @@
 //! may be a partition, and takes the suspect time; a verified signal is the node's own word, and takes none.
 //! Neither fences anything: what re-issues requests obeys SPEC B5 as ever.
 //!
-//! *Replays.* A life fails once. A signal names its life, so a recording can only say again what that very life
-//! has said; of a life that is over it has no effect, and a later life is another one (D6).
+//! *Replays.* A life fails once. A signal names its life, so a recording can only say again what that very
+//! life has said; of a life that is over it has no effect, and a later life is another one (D6).
 
 mod reason;
 mod signal;

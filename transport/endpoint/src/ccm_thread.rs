@@ -2,6 +2,7 @@
 //! every peer, verdicts to the reactor. A thread of its own, so that a busy reactor is not taken for a dead
 //! rail.
 
+use crate::notices::is_notice;
 use crate::verdicts::{Verdict, VerdictBoard};
 use core::fmt;
 use core::time::Duration;
@@ -16,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use transport_proto::cluster_key::ClusterKey;
 use transport_proto::connectivity::{
-    Connectivity, HEARTBEAT_BYTES, Heartbeat, Output, PeerReport, RailReport, Settings,
+    Connectivity, Heartbeat, NOTICE_BYTES_MAX, Output, PeerReport, RailReport, Settings,
     Verdict as RailVerdict,
 };
 use transport_proto::identity::{Epoch, Incarnation, NodeId, Path};
@@ -206,6 +207,11 @@ impl MonitorThread {
         Epoch(self.heard_epoch.load(Ordering::Relaxed))
     }
 
+    /// Whether the monitor still watches; its thread ends by itself only when the system fails it.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     fn wake(&self) {
         // Without it the thread looks at its next round.
         let _ = self.waker.wake();
@@ -308,7 +314,8 @@ impl Watch {
 
     fn read(&mut self, place: usize) {
         let path = self.sockets[place].path;
-        let mut buffer = [0; HEARTBEAT_BYTES + 1];
+        // One byte more than the longest that is good, so that a longer one shows.
+        let mut buffer = [0; NOTICE_BYTES_MAX + 1];
         // Until the socket is empty; a flood is cut off at the number that honest peers could have sent.
         for _ in 0..256 {
             let length = match self.sockets[place].socket.recv(&mut buffer) {
@@ -321,6 +328,10 @@ impl Watch {
                 continue;
             }
             let bytes = &buffer[..length];
+            if is_notice(bytes) {
+                self.board.leave_notice(bytes);
+                continue;
+            }
             let Ok((heartbeat, _)) = Heartbeat::read_from_prefix(bytes) else { continue };
             let source = NodeId(heartbeat.source.get());
             let Some(peer) = self.peers.iter().position(|peer| peer.peer() == source) else { continue };

@@ -1,5 +1,6 @@
 //! Where the connectivity monitor's thread leaves its verdicts for the reactor.
 
+use crate::notices::{NoticeCheck, Notices};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ pub struct VerdictBoard {
     posted: AtomicBool,
     verdicts: Mutex<Vec<Verdict>>,
     waker: Mutex<Option<Arc<mio::Waker>>>,
+    notices: Notices,
 }
 
 impl VerdictBoard {
@@ -42,9 +44,37 @@ impl VerdictBoard {
         }
         self.posted.store(true, Ordering::Release);
         drop(verdicts);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.lock().as_ref() {
             // A failed wake-up costs at most one sleep of the reactor, which is bounded.
             let _ = waker.wake();
+        }
+    }
+
+    /// From now on datagrams that begin with [`transport_proto::connectivity::NOTICE_MAGIC`] and pass this
+    /// check are kept for [`VerdictBoard::take_notice`]. The first check stays.
+    pub fn watch_notices(&self, check: NoticeCheck) {
+        self.notices.watch(check);
+    }
+
+    /// The oldest notice that was not taken yet. The owner of the reactor asks in each of its rounds.
+    #[inline]
+    pub fn take_notice(&self) -> Option<Vec<u8>> {
+        self.notices.take()
+    }
+
+    /// Notices that did not pass the check.
+    pub fn notices_refused(&self) -> u64 {
+        self.notices.refused()
+    }
+
+    /// Called by the monitor for each datagram that is no heartbeat.
+    pub(crate) fn leave_notice(&self, bytes: &[u8]) {
+        if self.notices.leave(bytes) {
+            self.wake();
         }
     }
 

@@ -154,3 +154,33 @@ fn an_address_in_use_is_named() {
     assert!(matches!(refusal, MonitorRefusal::Bind { .. }));
     assert!(refusal.to_string().contains(&local.to_string()), "{refusal}");
 }
+
+// proves: D6
+#[test]
+fn what_is_no_heartbeat_reaches_its_owner_if_it_is_believed_and_the_rail_is_not_cut() {
+    let local = free_addresses(1)[0];
+    let rail = WatchedRail { peer: NodeId(2), path: path(0), local, remote: local };
+    let board = Arc::<VerdictBoard>::default();
+    board.watch_notices(Box::new(|bytes| bytes.ends_with(b"good")));
+    let monitor = MonitorThread::start(&key(), settings(), (NodeId(1), LIVES[0]), &[rail], board.clone())
+        .expect("a monitor on a free port");
+    let stranger = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let say = |words: &[u8]| stranger.send_to(words, local).expect("sent");
+    say(b"nd, forged");
+    wait_for("the forged one is refused", || board.notices_refused() == 1);
+    say(b"nd, good");
+    wait_for("the good one is there", || board.take_notice().is_some_and(|words| words == b"nd, good"));
+    monitor.mute(path(0), true);
+    wait_for("the cut is in force", || {
+        say(b"nd, forged while it is not");
+        let before = board.notices_refused();
+        std::thread::park_timeout(Duration::from_millis(20));
+        board.notices_refused() == before
+    });
+    monitor.mute(path(0), false);
+    wait_for("the cut is mended", || {
+        say(b"nd, mended and good");
+        board.take_notice().is_some_and(|words| words == b"nd, mended and good")
+    });
+    assert!(monitor.is_alive());
+}
