@@ -37,6 +37,8 @@ const LINE_WORDS: usize = 8;
 
 /// A header, as words in memory order.
 pub type HeaderWords = [u64; HEADER_WORDS];
+/// The same as bytes, wherever they lie.
+pub type HeaderBytes = [[u8; 8]; HEADER_WORDS];
 
 /// The words of a ring in a mapped region.
 #[derive(Debug)]
@@ -126,7 +128,7 @@ impl FrameSender {
     /// `control` and `inline` lie behind the header, one after the other, [`SLOT_BODY_BYTES`] at the most
     /// (panics above that, and if there was no room).
     #[inline]
-    pub fn send(&mut self, header: &HeaderWords, control: &[u8], inline: &[u8]) {
+    pub fn send(&mut self, header: &HeaderBytes, control: &[u8], inline: &[u8]) {
         assert!(control.len() + inline.len() <= SLOT_BODY_BYTES, "frame larger than its slot");
         let Claim::Slot(slot) = self.ring.claim() else { panic!("sent without room") };
         if !control.is_empty() {
@@ -137,7 +139,7 @@ impl FrameSender {
         }
         let words = self.ring.memory().slot(slot);
         for index in (0..HEADER_WORDS).filter(|index| *index != STAMP_WORD) {
-            words[index].store(header[index], Ordering::Relaxed);
+            words[index].store(u64::from_ne_bytes(header[index]), Ordering::Relaxed);
         }
         self.ring.publish();
     }
@@ -278,8 +280,8 @@ mod tests {
         (FrameSender::new(region.clone(), 7), FrameReceiver::new(region, 7))
     }
 
-    fn header(number: u64) -> HeaderWords {
-        [number, 1, 2, 3, 4, 5, u64::MAX, number]
+    fn header(number: u64) -> HeaderBytes {
+        [number, 1, 2, 3, 4, 5, u64::MAX, number].map(u64::to_ne_bytes)
     }
 
     #[test]

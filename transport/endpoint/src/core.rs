@@ -135,6 +135,47 @@ impl Core {
         tag: Tag,
     ) -> Result<(), (SendRefusal, Data<'d>)> {
         let Some(at) = self.position(to) else { return Err((SendRefusal::NoPeer, data)) };
+        // Small ones have a way of their own, on which nothing has to be dropped.
+        match data {
+            Data::Copy(bytes) if control.len() + bytes.len() <= INLINE_BYTES_MAX => {
+                match self.send_small(at, client, control, bytes, tag) {
+                    Ok(()) => Ok(()),
+                    Err(refusal) => Err((refusal, Data::Copy(bytes))),
+                }
+            }
+            data => self.send_any(at, client, control, data, tag),
+        }
+    }
+
+    /// Sends a message that fits into a frame's slot.
+    #[inline]
+    fn send_small(
+        &mut self,
+        at: usize,
+        client: ClientId,
+        control: &[u8],
+        bytes: &[u8],
+        tag: Tag,
+    ) -> Result<(), SendRefusal> {
+        if control.len() > CONTROL_BYTES_MAX {
+            return Err(SendRefusal::TooLarge);
+        }
+        let session = &mut self.peers[at].session;
+        session.may_send(client)?;
+        let outgoing = self.outgoing.keep(control, Body::Inline(bytes), tag);
+        let (sequence, _) = session.send(client, outgoing, control.len(), bytes.len());
+        self.post(at, client, sequence, 0);
+        Ok(())
+    }
+
+    fn send_any<'d>(
+        &mut self,
+        at: usize,
+        client: ClientId,
+        control: &[u8],
+        data: Data<'d>,
+        tag: Tag,
+    ) -> Result<(), (SendRefusal, Data<'d>)> {
         let data_length = data.len();
         if control.len() > CONTROL_BYTES_MAX || data_length > DATA_BYTES_MAX {
             return Err((SendRefusal::TooLarge, data));
@@ -152,11 +193,9 @@ impl Core {
     }
 
     /// Keeps a message in the pool.
-    #[inline]
     fn keep(&mut self, at: usize, client: ClientId, control: &[u8], data: Data<'_>, tag: Tag) -> OutgoingId {
         let body = match data {
             Data::Empty => Body::Inline(&[]),
-            Data::Copy(bytes) if control.len() + bytes.len() <= INLINE_BYTES_MAX => Body::Inline(bytes),
             Data::Copy(bytes) => match self.reserve_at(at, client, bytes.len()) {
                 Ok(mut buffer) => {
                     buffer.as_mut().copy_from_slice(bytes);
@@ -212,25 +251,27 @@ impl Core {
     #[inline]
     pub(crate) fn post(&mut self, at: usize, client: ClientId, sequence: Sequence, fragment: u8) -> bool {
         let Core { peers, outgoing, providers, .. } = self;
-        let peer = &mut peers[at];
-        let prefer = |message: &OutgoingId| outgoing.get(*message).placed;
-        let Some(frame) = peer.session.prepare(client, sequence, fragment, prefer) else { return false };
-        let (path, message) = (frame.path, outgoing.get(*frame.message));
-        let Some(wire) = peer.wires[path.index()] else { return false };
-        let posted = match frame.fragment {
-            None => {
-                let data = PayloadSlice { payload: &message.payload, range: 0..message.payload.len() };
-                providers.post(wire, &frame.header, message.control(), message.inline(), data)
-            }
-            Some(_) => post_fragment(providers, wire, &frame, message),
-        };
-        if posted.is_ok() {
-            peer.session.posted(client, sequence, fragment, path);
-        } else {
+        let Peer { session, wires, stalled, .. } = &mut peers[at];
+        let prefer = |message: &OutgoingId| message.placed;
+        let post = |frame: Transmission<'_, OutgoingId>| {
+            let message = outgoing.get(*frame.message);
+            let Some(wire) = wires[frame.path.index()] else { return false };
+            let posted = match (frame.fragment, &message.payload) {
+                (None, Payload::Empty) => {
+                    let data = PayloadSlice::EMPTY;
+                    providers.post(wire, frame.header, message.control(), message.inline(), data)
+                }
+                (None, payload) => {
+                    let data = PayloadSlice { payload, range: frame.range };
+                    providers.post(wire, frame.header, message.control(), &[], data)
+                }
+                (Some(_), _) => post_fragment(providers, wire, &frame, message),
+            };
             // Full, no memory, or a rail whose end is not reported yet: each is followed by another attempt.
-            peer.stalled = true;
-        }
-        posted.is_ok()
+            *stalled |= posted.is_err();
+            posted.is_ok()
+        };
+        session.transmit(client, (sequence, fragment), prefer, post) == Some(true)
     }
 
     /// Posts what no rail has taken yet, as far as rails take it now: a fragment of each client in turn, and
@@ -357,5 +398,5 @@ fn post_fragment(
     control[FRAGMENT_EXTENSION_BYTES..length]
         .copy_from_slice(&message.control()[..length - FRAGMENT_EXTENSION_BYTES]);
     let data = PayloadSlice { payload: &message.payload, range: frame.range.clone() };
-    providers.post(wire, &frame.header, &control[..length], &[], data)
+    providers.post(wire, frame.header, &control[..length], &[], data)
 }

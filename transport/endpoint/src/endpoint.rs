@@ -106,6 +106,8 @@ pub struct Endpoint<C: Clients> {
     /// The frame of shared memory that is acted on.
     copy: SlotCopy,
     spin: Spin,
+    /// Something was found since the clock was last read.
+    busy: bool,
     started: Instant,
     rounds: u32,
     turns: u32,
@@ -170,6 +172,7 @@ impl<C: Clients> Endpoint<C> {
             inbox: Inbox::default(),
             copy: SlotCopy::default(),
             spin: Spin::new(config.spin),
+            busy: false,
             started: Instant::now(),
             rounds: 0,
             turns: TURNS_PER_CLOCK - 1,
@@ -234,7 +237,9 @@ impl<C: Clients> Endpoint<C> {
             self.aftermath();
         }
         self.core.providers.flush(thorough);
-        if found > 0 {
+        self.busy |= found > 0;
+        if thorough && core::mem::take(&mut self.busy) {
+            // The clock stands still in between.
             self.spin.worked(self.core.now);
         }
         found
@@ -274,10 +279,10 @@ impl<C: Clients> Endpoint<C> {
     /// What cannot wait for the next thorough turn when something was found.
     #[inline]
     fn aftermath(&mut self) {
-        if self.core.peers.iter().any(|peer| peer.session.owes_at_once()) {
+        if self.core.peers.iter().any(|peer| peer.stalled || peer.session.owes_at_once()) {
             self.core.send_acks();
+            self.core.pump_stalled();
         }
-        self.core.pump_stalled();
         dispatch::notices(&mut self.core, &mut self.clients);
     }
 

@@ -86,13 +86,12 @@ impl AsMut<[u8]> for SendBuffer {
 
 /// What the session keeps of a message.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Outgoing {
     bytes: [u8; INLINE_BYTES_MAX],
     control_length: u8,
     inline_length: u8,
     pub(crate) payload: Payload,
-    /// The path in whose peer memory the payload lies.
-    pub(crate) placed: Option<Path>,
     pub(crate) tag: Tag,
 }
 
@@ -109,14 +108,15 @@ impl Outgoing {
         control_length: 0,
         inline_length: 0,
         payload: Payload::Empty,
-        placed: None,
         tag: Tag::SILENT,
     };
 
     /// Takes up a message: control part, and the data that fits beside it or the payload.
-    #[inline]
+    #[inline(always)]
     fn fill(&mut self, control: &[u8], body: Body<'_>, tag: Tag) {
-        self.bytes[..control.len()].copy_from_slice(control);
+        if !control.is_empty() {
+            self.bytes[..control.len()].copy_from_slice(control);
+        }
         self.control_length = control.len() as u8;
         self.tag = tag;
         match body {
@@ -124,9 +124,9 @@ impl Outgoing {
                 self.bytes[control.len()..control.len() + bytes.len()].copy_from_slice(bytes);
                 self.inline_length = bytes.len() as u8;
             }
-            Body::Payload(payload, placed) => {
+            Body::Payload(payload, _) => {
                 self.inline_length = 0;
-                (self.payload, self.placed) = (payload, placed);
+                self.payload = payload;
             }
         }
     }
@@ -145,7 +145,11 @@ impl Outgoing {
 
 /// Names a kept message in the pool.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OutgoingId(u32);
+pub(crate) struct OutgoingId {
+    place: u32,
+    /// The path in whose peer memory the payload lies.
+    pub(crate) placed: Option<Path>,
+}
 
 /// The messages that sessions keep. Each is written once, in its place, and not moved again; places are used
 /// again. Bounded by the windows of all clients and peers.
@@ -156,30 +160,30 @@ pub(crate) struct OutgoingPool {
 }
 
 impl OutgoingPool {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn keep(&mut self, control: &[u8], body: Body<'_>, tag: Tag) -> OutgoingId {
         let place = self.free.pop().unwrap_or_else(|| {
             self.places.push(Outgoing::EMPTY);
             self.places.len() as u32 - 1
         });
+        let placed = if let Body::Payload(_, placed) = &body { *placed } else { None };
         self.places[place as usize].fill(control, body, tag);
-        OutgoingId(place)
+        OutgoingId { place, placed }
     }
 
     #[inline]
     pub(crate) fn get(&self, id: OutgoingId) -> &Outgoing {
-        &self.places[id.0 as usize]
+        &self.places[id.place as usize]
     }
 
     /// Lets a message go; returns the client's name for it.
     #[inline]
     pub(crate) fn release(&mut self, id: OutgoingId) -> Tag {
-        let message = &mut self.places[id.0 as usize];
+        let message = &mut self.places[id.place as usize];
         if !matches!(message.payload, Payload::Empty) {
             message.payload = Payload::Empty;
         }
-        message.placed = None;
-        self.free.push(id.0);
+        self.free.push(id.place);
         message.tag
     }
 }

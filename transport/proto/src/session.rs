@@ -2,8 +2,8 @@
 //! ordered traffic, its credits, the acknowledgements that are due, and the paths that are up.
 //!
 //! The reactor calls, by role:
-//! - sending: [`Session::send`] keeps a message, then [`Session::next_unposted`] and [`Session::prepare`] say
-//!   which frames to post where, [`Session::posted`] that a provider took one;
+//! - sending: [`Session::send`] keeps a message, then [`Session::transmit`] has its frames posted, and later
+//!   those that [`Session::next_unposted`] names;
 //! - receiving: [`Session::receive`]; a message that is next in order is delivered at once (the short way),
 //!   any other goes through the receive window of its [`Stream`];
 //! - in between: [`Session::path_up`], [`Session::path_down`], [`Session::due_acks`], [`Session::reset`].
@@ -15,7 +15,7 @@ use crate::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Path, S
 use crate::route::{Routes, Spread, fragment_range};
 use crate::time::Time;
 use crate::window::{ReceiveWindow, Retained, SendWindow, WINDOW};
-use crate::wire::{FLAG_REPLAY, FRAGMENT_EXTENSION_BYTES, FrameHeader, FrameType};
+use crate::wire::{FLAG_REPLAY, FRAGMENT_EXTENSION_BYTES, FrameFields, FrameHeader, FrameType};
 use alloc::boxed::Box;
 use core::time::Duration;
 
@@ -127,6 +127,22 @@ impl<M, H> Stream<M, H> {
         }
     }
 
+    /// What a frame of this client says besides its message: what has been received so far.
+    #[inline]
+    fn fields(&self, client: ClientId) -> FrameFields {
+        FrameFields {
+            frame_type: FrameType::Data,
+            flags: if self.asks_replay { FLAG_REPLAY } else { 0 },
+            path: Path::default(),
+            client,
+            control_length: 0,
+            sequence: Sequence(0),
+            ack: self.receive.received() as u32,
+            credit: self.receive.credit() as u32,
+            data_length: 0,
+        }
+    }
+
     /// The peer is being told what has been received and granted.
     #[inline]
     fn told(&mut self) {
@@ -143,7 +159,7 @@ pub struct Transmission<'a, M> {
     /// Where.
     pub path: Path,
     /// The header, complete but for what the provider fills in.
-    pub header: FrameHeader,
+    pub header: &'a FrameHeader,
     /// The message it carries.
     pub message: &'a M,
     /// Bytes of the data part that go.
@@ -155,11 +171,9 @@ pub struct Transmission<'a, M> {
 /// The session with one peer.
 #[derive(Debug)]
 pub struct Session<M, H> {
-    local: NodeId,
-    local_incarnation: Incarnation,
-    peer: NodeId,
+    /// Who speaks to whom: what every frame of the session says alike, as a header to begin with.
+    names: FrameHeader,
     peer_incarnation: Option<Incarnation>,
-    epoch: Epoch,
     member: bool,
     /// Frames of the peer's present life were dropped because it was no member.
     dropped_frames: bool,
@@ -178,12 +192,13 @@ pub struct Session<M, H> {
 impl<M, H> Session<M, H> {
     /// A session that has not met its peer yet.
     pub fn new(local: NodeId, local_incarnation: Incarnation, peer: NodeId, spread: Spread) -> Session<M, H> {
+        let mut names = FrameHeader::new(FrameType::Data);
+        names.source.set(local.0);
+        names.destination.set(peer.0);
+        names.incarnation.set(local_incarnation.0);
         Session {
-            local,
-            local_incarnation,
-            peer,
+            names,
             peer_incarnation: None,
-            epoch: Epoch(0),
             member: true,
             dropped_frames: false,
             asks_replay: false,
@@ -197,7 +212,7 @@ impl<M, H> Session<M, H> {
 
     /// The node at the other end.
     pub fn peer(&self) -> NodeId {
-        self.peer
+        self.names.destination()
     }
 
     /// Its life, once one was met.
@@ -252,7 +267,7 @@ impl<M, H> Session<M, H> {
     /// again. `true`: it waits to be posted.
     pub fn configure(&mut self, epoch: Epoch, member: bool) -> bool {
         let joins = member && !self.member && self.dropped_frames;
-        self.epoch = epoch;
+        self.names.epoch.set(epoch.0);
         self.member = member;
         if !joins {
             return false;
@@ -319,9 +334,9 @@ impl<M, H> Session<M, H> {
         Err(SendRefusal::NoCredit)
     }
 
-    /// Keeps a message; [`Session::may_send`] came just before. It is posted by what [`Session::prepare`]
-    /// says, in that many fragments.
-    #[inline]
+    /// Keeps a message; [`Session::may_send`] came just before. [`Session::transmit`] has it
+    /// posted, in that many fragments.
+    #[inline(always)]
     pub fn send(
         &mut self,
         client: ClientId,
@@ -347,71 +362,51 @@ impl<M, H> Session<M, H> {
         self.peek(client)?.send.next_unposted(from)
     }
 
-    /// The frame for a fragment of a kept message. `None`: no path is up, or it is complete by now.
+    /// Has a fragment of a kept message posted: `post` gets the frame and says whether a provider took it.
+    /// `None`: there is nothing to post, since no path is up or the message is complete by now.
     /// `prefer`: the path to whose peer memory the message was built, taken if it is up and the message is
     /// whole.
     #[inline]
-    pub fn prepare(
+    pub fn transmit(
         &mut self,
         client: ClientId,
-        sequence: Sequence,
-        fragment: u8,
+        (sequence, fragment): (Sequence, u8),
         prefer: impl FnOnce(&M) -> Option<Path>,
-    ) -> Option<Transmission<'_, M>> {
-        let stream = self.streams.get(usize::from(client.0))?.as_deref()?;
-        let kept = stream.send.get(sequence)?;
+        post: impl FnOnce(Transmission<'_, M>) -> bool,
+    ) -> Option<bool> {
+        let stream = self.streams.get_mut(usize::from(client.0))?.as_deref_mut()?;
+        let mut fields = stream.fields(client);
+        let (kept, unposted) = stream.send.get_mut(sequence)?;
         let whole = kept.fragments == 1;
-        let path = match prefer(&kept.message) {
+        fields.path = match prefer(&kept.message) {
             Some(path) if whole && self.routes.is_up(path) => path,
             _ => self.routes.choose(client, fragment, kept.fragments)?,
         };
-        let mut header = FrameHeader::new(FrameType::Data);
-        self.address(&mut header, client, stream, path);
-        header.sequence.set(sequence.0);
-        header.control_length.set(kept.control_length);
-        header.data_length.set(kept.data_length);
+        fields.sequence = sequence;
+        fields.control_length = kept.control_length;
         if kept.replayed {
-            header.flags |= crate::wire::FLAG_REPLAYED;
+            fields.flags |= crate::wire::FLAG_REPLAYED;
         }
-        let range = fragment_range(kept.data_length as usize, fragment, kept.fragments);
+        let (mut range, mut place) = (0..kept.data_length as usize, None);
         if !whole {
-            header.frame_type = FrameType::Fragment as u8;
-            header.data_length.set(range.len() as u32);
+            range = fragment_range(kept.data_length as usize, fragment, kept.fragments);
+            place = Some((fragment, kept.fragments));
+            fields.frame_type = FrameType::Fragment;
             // The control part goes with the first fragment only.
             let control = if fragment == 0 { kept.control_length } else { 0 };
-            header.control_length.set(control + FRAGMENT_EXTENSION_BYTES as u16);
+            fields.control_length = control + FRAGMENT_EXTENSION_BYTES as u16;
         }
-        let fragment = (!whole).then_some((fragment, kept.fragments));
-        Some(Transmission { path, header, message: &kept.message, range, fragment })
-    }
-
-    /// A provider took the frame.
-    #[inline]
-    pub fn posted(&mut self, client: ClientId, sequence: Sequence, fragment: u8, path: Path) {
-        self.routes.took(path);
-        self.owing &= !(1 << client.0);
-        if let Some(stream) = self.stream(client) {
+        fields.data_length = range.len() as u32;
+        let (path, header) = (fields.path, self.names.with(&fields));
+        let message = &kept.message;
+        let posted = post(Transmission { path, header: &header, message, range, fragment: place });
+        if posted {
+            kept.posted(fragment, path, unposted);
             stream.told();
-            stream.send.posted(sequence, fragment, path);
+            self.routes.took(path);
+            self.owing &= !(1 << client.0);
         }
-    }
-
-    /// Fills in what every frame of a client says: who, to whom, by which path, and what has been received so
-    /// far.
-    #[inline]
-    fn address(&self, header: &mut FrameHeader, client: ClientId, stream: &Stream<M, H>, path: Path) {
-        header.link = path.link.0;
-        header.rail = path.rail.0;
-        header.epoch.set(self.epoch.0);
-        header.source.set(self.local.0);
-        header.destination.set(self.peer.0);
-        header.client.set(client.0);
-        header.incarnation.set(self.local_incarnation.0);
-        header.ack.set(stream.receive.received() as u32);
-        header.credit.set(stream.receive.credit() as u32);
-        if stream.asks_replay {
-            header.flags |= FLAG_REPLAY;
-        }
+        Some(posted)
     }
 
     // --- receiving ---
@@ -427,8 +422,8 @@ impl<M, H> Session<M, H> {
         mut complete: impl FnMut(Retained<M>),
     ) -> Result<Receipt, FrameDrop> {
         let client = header.client();
-        let ours = header.destination() == self.local
-            && header.source() == self.peer
+        let ours = header.destination == self.names.source
+            && header.source == self.names.destination
             && Some(header.incarnation()) == self.peer_incarnation;
         if !ours || (!self.member && client != ClientId::MEMBERSHIP) {
             return Err(self.drop_frame(ours));
@@ -550,8 +545,8 @@ impl<M, H> Session<M, H> {
             };
             if stream.unacked >= ACK_MESSAGES || stream.ack_due <= now {
                 let path = self.routes.choose(client, 0, 1)?;
-                let mut header = FrameHeader::new(FrameType::Ack);
-                self.address(&mut header, client, stream, path);
+                let fields = FrameFields { frame_type: FrameType::Ack, path, ..stream.fields(client) };
+                let header = self.names.with(&fields);
                 return Some((client, path, header));
             }
         }
@@ -632,7 +627,7 @@ impl<M, H> Session<M, H> {
             }
         }
         self.peer_incarnation = None;
-        self.local_incarnation = local_incarnation;
+        self.names.incarnation.set(local_incarnation.0);
         self.dropped_frames = false;
         self.asks_replay = false;
         self.unopened = 0;

@@ -35,10 +35,28 @@ pub struct Retained<M> {
 }
 
 impl<M> Retained<M> {
+    /// Notes that `path` has taken a fragment.
+    #[inline]
+    pub fn posted(&mut self, fragment: u8, path: Path, unposted: &mut u32) {
+        let carrier = &mut self.carriers[usize::from(fragment)];
+        *unposted -= u32::from(*carrier == UNPOSTED);
+        *carrier = path.index() as u8;
+    }
+
+    /// Fragments that no rail has taken.
+    #[inline]
+    fn unposted(&self) -> u32 {
+        if self.fragments == 1 {
+            return u32::from(self.carriers[0] == UNPOSTED);
+        }
+        let carriers = self.carriers.iter().take(usize::from(self.fragments));
+        carriers.filter(|carrier| **carrier == UNPOSTED).count() as u32
+    }
+
     /// The paths that carry its fragments, as far as rails have taken them.
     #[inline]
     pub fn carriers(&self) -> impl Iterator<Item = Path> {
-        let posted = self.carriers[..usize::from(self.fragments)].iter();
+        let posted = self.carriers.iter().take(usize::from(self.fragments));
         posted.filter_map(|index| Path::from_index(usize::from(*index)))
     }
 }
@@ -106,16 +124,13 @@ impl<M> SendWindow<M> {
         self.ring[sequence.0 as usize % WINDOW].as_ref()
     }
 
-    /// Notes that `path` has taken a fragment.
+    /// A retained message, and the count of fragments without a carrier, for [`Retained::posted`].
     #[inline]
-    pub fn posted(&mut self, sequence: Sequence, fragment: u8, path: Path) {
-        if let Some(retained) = self.ring[sequence.0 as usize % WINDOW].as_mut() {
-            let carrier = &mut retained.carriers[usize::from(fragment)];
-            if *carrier == UNPOSTED {
-                self.unposted -= 1;
-            }
-            *carrier = path.index() as u8;
+    pub fn get_mut(&mut self, sequence: Sequence) -> Option<(&mut Retained<M>, &mut u32)> {
+        if sequence.0 <= self.acked || sequence.0 >= self.next {
+            return None;
         }
+        Some((self.ring[sequence.0 as usize % WINDOW].as_mut()?, &mut self.unposted))
     }
 
     /// Takes everything that `path` carries and that is not acknowledged off it, to be sent by another.
@@ -172,9 +187,7 @@ impl<M> SendWindow<M> {
         while self.acked < forward {
             self.acked += 1;
             if let Some(retained) = self.ring[self.acked as usize % WINDOW].take() {
-                for carrier in &retained.carriers[..usize::from(retained.fragments)] {
-                    self.unposted -= u32::from(*carrier == UNPOSTED);
-                }
+                self.unposted -= retained.unposted();
                 complete(retained);
             }
         }
@@ -207,11 +220,12 @@ fn ring<T>(place: impl Fn() -> T) -> Box<[T; WINDOW]> {
     }
 }
 
-/// The value nearest ahead of (or at, or up to 2³¹ behind) `known` whose low half is `low`.
+/// The value nearest ahead of `known` (less than 2³¹) whose low half is `low`; `known` itself for what lies
+/// behind.
 #[inline]
 fn widen(known: u64, low: u32) -> u64 {
     let step = low.wrapping_sub(known as u32) as i32;
-    known.saturating_add_signed(i64::from(step))
+    known + u64::from(step.max(0).unsigned_abs())
 }
 
 /// What became of a message or fragment that was offered to the receive window.
@@ -413,13 +427,18 @@ mod tests {
     const A: Path = Path { link: crate::identity::LinkId(0), rail: crate::identity::RailId(0) };
     const B: Path = Path { link: crate::identity::LinkId(0), rail: crate::identity::RailId(1) };
 
+    fn post<M>(window: &mut SendWindow<M>, sequence: Sequence, path: Path) {
+        let (retained, unposted) = window.get_mut(sequence).unwrap();
+        retained.posted(0, path, unposted);
+    }
+
     #[test]
     fn sender_keeps_a_message_until_it_is_acknowledged() {
         let mut window = SendWindow::default();
         let first = window.retain("a", 0, 0, 1);
         let second = window.retain("b", 0, 0, 1);
-        window.posted(first, 0, A);
-        window.posted(second, 0, A);
+        post(&mut window, first, A);
+        post(&mut window, second, A);
         let mut done = alloc::vec::Vec::new();
         assert!(window.acknowledge(1, WINDOW as u32, |kept| done.push(kept.message)));
         assert_eq!(done, ["a"]);
@@ -433,12 +452,12 @@ mod tests {
         let mut window = SendWindow::default();
         for (path, name) in [(A, 1), (B, 2), (A, 3)] {
             let sequence = window.retain(name, 0, 0, 1);
-            window.posted(sequence, 0, path);
+            post(&mut window, sequence, path);
         }
         assert!(window.acknowledge(1, WINDOW as u32, |_| ()));
         assert_eq!(window.abandon(A), 1);
         assert_eq!(window.next_unposted((Sequence(1), 0)), Some((Sequence(3), 0)));
-        window.posted(Sequence(3), 0, B);
+        post(&mut window, Sequence(3), B);
         assert_eq!(window.next_unposted((Sequence(1), 0)), None);
     }
 
@@ -506,6 +525,6 @@ mod tests {
     fn counters_survive_the_wrap_of_their_low_half() {
         let known = (1u64 << 32) - 2;
         assert_eq!(widen(known, 3), (1 << 32) + 3);
-        assert_eq!(widen((1 << 32) + 3, u32::MAX), (1 << 32) - 1);
+        assert_eq!(widen((1 << 32) + 3, u32::MAX), (1 << 32) + 3, "what lies behind changes nothing");
     }
 }

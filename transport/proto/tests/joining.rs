@@ -21,9 +21,16 @@ fn session(local: u16, peer: u16) -> Session<u32, u32> {
 fn post(session: &mut Session<u32, u32>) -> Vec<FrameHeader> {
     let mut frames = Vec::new();
     while let Some((sequence, fragment)) = session.next_unposted(USER, (Sequence(0), 0)) {
-        let frame = session.prepare(USER, sequence, fragment, |_| None).expect("a path is up");
-        frames.push(frame.header);
-        session.posted(USER, sequence, fragment, PATH);
+        let posted = session.transmit(
+            USER,
+            (sequence, fragment),
+            |_| None,
+            |frame| {
+                frames.push(*frame.header);
+                true
+            },
+        );
+        assert_eq!(posted, Some(true), "a path is up");
     }
     frames
 }

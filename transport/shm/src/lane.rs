@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use transport_buf::ring::Claim;
-use transport_buf::ring_region::{HeaderWords, RING_REGION_BYTES, RING_SLOTS, SLOT_BODY_BYTES};
+use transport_buf::ring_region::{RING_REGION_BYTES, RING_SLOTS, SLOT_BODY_BYTES};
 use transport_buf::{
     Chunk, FrameReceiver, FrameSender, Region, RegionError, Slab, SlabLayout, SlabRefusal, SlotCopy,
 };
@@ -138,7 +138,8 @@ impl Lane {
             claim => self.wait_for_slot(claim)?,
         }
         if data.is_empty() {
-            self.publish(header, 0, control, inline);
+            debug_assert_eq!(header.crc32c.get(), 0, "the field bears the chunk");
+            self.outgoing.send(zerocopy::transmute_ref!(header), control, inline);
             return Ok(());
         }
         assert!(inline.is_empty(), "data inline and by payload in one frame");
@@ -155,7 +156,7 @@ impl Lane {
             let mut small = [0; INLINE_BYTES_MAX];
             let small = &mut small[..data.len()];
             data.copy_to(small);
-            self.publish(header, 0, control, small);
+            self.outgoing.send(zerocopy::transmute_ref!(header), control, small);
             return Ok(());
         }
         let in_place = match data.payload {
@@ -174,15 +175,15 @@ impl Lane {
                 chunk.give_away()
             }
         };
-        self.publish(header, index + 1, control, &[]);
+        self.publish(header, index, control);
         Ok(())
     }
 
-    #[inline]
-    fn publish(&mut self, header: &FrameHeader, reference: u32, control: &[u8], inline: &[u8]) {
-        let mut words: HeaderWords = zerocopy::transmute!(*header);
-        words[REFERENCE_WORD] |= u64::from(reference) << REFERENCE_SHIFT;
-        self.outgoing.send(&words, control, inline);
+    /// Publishes a frame whose data lies in a chunk.
+    fn publish(&mut self, header: &FrameHeader, chunk: u32, control: &[u8]) {
+        let mut header = *header;
+        header.crc32c.set(chunk + 1);
+        self.outgoing.send(zerocopy::transmute_ref!(&header), control, &[]);
     }
 
     #[cold]
