@@ -117,7 +117,7 @@ pub struct Reconfiguration {
     pub hold: bool,
     /// How far it is.
     pub phase: Phase,
-    /// Members, by their lives, that were or are waited for, rising.
+    /// Members, by their lives, that acknowledged or are waited for, rising.
     pub needed: Vec<Member>,
     /// Those of them that are waited for now, rising.
     pub missing: Vec<Member>,
@@ -238,6 +238,7 @@ impl<R: ProtocolRules> Database<R> {
             let before = row.clone();
             let same = |a: &Member, b: &Member| if R::ACK_OF_THIS_LIFE { a == b } else { a.node == b.node };
             row.missing.retain(|waited| members.iter().any(|member| same(waited, member)));
+            row.needed.retain(|waited| members.iter().any(|member| same(waited, member)));
             for member in members {
                 if !row.needed.iter().any(|known| same(known, &member)) {
                     row.missing.push(member);

@@ -112,10 +112,10 @@ impl<R: ProtocolRules> Database<R> {
         }
         let mut keys: BTreeSet<RowKey> = BTreeSet::new();
         for change in changes {
-            self.check_change(change, within)?;
             if !keys.insert(change.key()) {
                 return Err(Refusal::TwiceInOne { key: change.key() });
             }
+            self.check_change(change, within)?;
         }
         let mut staged = Staged { changes: Vec::new() };
         for change in changes {
