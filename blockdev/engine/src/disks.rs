@@ -3,7 +3,8 @@
 use crate::engine::BlockEngine;
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{DiskId, VolumeId};
-use blockdev_store::{AnyBacking, Drive, DriveEnd, DriveIo, OwnershipAttempt, OwnershipRelease};
+use blockdev_proto::master::GatePhase;
+use blockdev_store::{AnyBacking, Drive, DriveEnd, DriveIo, GrowRefusal, OwnershipAttempt, OwnershipRelease};
 use core::fmt;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -94,6 +95,35 @@ impl BlockEngine {
         }
         self.disks.push(Disk { id, volume, drive, waiting: VecDeque::new() });
         Ok(())
+    }
+
+    /// Takes a disk away that no virtual disk needs here any more. `false`: it is still busy or owned, ask
+    /// again later.
+    pub fn detach_disk(&mut self, registry: &Registry, id: DiskId) -> bool {
+        let Some(place) = self.disks.iter().position(|disk| disk.id == id) else { return true };
+        let disk = &mut self.disks[place];
+        let in_hand = self.master.disk_in_hand(disk.volume) == id
+            && self.master.gate(disk.volume) != GatePhase::Closed;
+        let busy = disk.drive.in_flight() > 0 || !disk.waiting.is_empty();
+        if in_hand || busy || self.wishes.iter().any(|wish| wish.disk() == id) {
+            return false;
+        }
+        if let Some(descriptor) = disk.drive.event_fd() {
+            // A descriptor that goes is watched no more, with or without the queue's consent.
+            let _ = registry.deregister(&mut SourceFd(&descriptor.as_raw_fd()));
+        }
+        self.disks.remove(place);
+        true
+    }
+
+    /// Whether a disk is attached.
+    pub fn has_disk(&self, id: DiskId) -> bool {
+        self.disks.iter().any(|disk| disk.id == id)
+    }
+
+    /// Makes sure that a disk can hold a virtual disk of this size; the refusal tells its size.
+    pub fn grow_disk(&mut self, id: DiskId, bytes: u64) -> Result<(), GrowRefusal> {
+        self.disk(id).map_or(Ok(()), |disk| disk.drive.grow(bytes))
     }
 
     pub(crate) fn disk(&mut self, id: DiskId) -> Option<&mut Disk> {

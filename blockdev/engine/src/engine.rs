@@ -190,18 +190,59 @@ impl BlockEngine {
         }
     }
 
-    /// Takes the newest mapping of a volume for driver and master.
+    /// Takes the newest mapping of a volume: the master always, the driver if the volume is open here (SPEC
+    /// B7).
     pub fn mapping(&mut self, core: &mut Core, mapping: &Mapping) -> Result<(), MappingFault> {
         let now = core.now();
         self.note_failover(mapping);
         self.master.mapping(now, mapping, &mut self.master_actions)?;
-        self.driver.mapping(now, mapping, &mut self.driver_actions)?;
+        if self.is_open(mapping.volume) {
+            self.driver.mapping(now, mapping, &mut self.driver_actions)?;
+        }
         self.act(core);
         Ok(())
     }
 
+    /// Sets a volume up for requests of this node's clients. `false`: there is no such volume.
+    pub fn open(&mut self, core: &mut Core, volume: VolumeId) -> bool {
+        let Some(mapping) = self.master.mapping_of(volume).copied() else { return false };
+        if !self.is_open(volume) {
+            // The master has checked the row.
+            let taken = self.driver.mapping(core.now(), &mapping, &mut self.driver_actions);
+            debug_assert!(taken.is_ok());
+            self.act(core);
+        }
+        true
+    }
+
+    /// Whether requests of the volume are taken here.
+    pub fn is_open(&self, volume: VolumeId) -> bool {
+        self.driver.mapping_of(volume).is_some()
+    }
+
+    /// No client has the volume open any more. `false`: requests are pending, ask again later.
+    pub fn close(&mut self, core: &mut Core, volume: VolumeId) -> bool {
+        if self.driver.pending_of(volume) > 0 {
+            return false;
+        }
+        self.driver.forget(core.now(), volume, BlockErrno::Enodev, &mut self.driver_actions);
+        self.last_done.retain(|(known, _)| *known != volume);
+        self.act(core);
+        true
+    }
+
+    /// The volume is gone from the configuration. What clients have pending ends with `ENODEV`; what runs on
+    /// the disk is drained before the disk is given up.
+    pub fn remove(&mut self, core: &mut Core, volume: VolumeId) {
+        let now = core.now();
+        self.driver.forget(now, volume, BlockErrno::Enodev, &mut self.driver_actions);
+        self.master.remove(now, volume, &mut self.master_actions);
+        self.last_done.retain(|(known, _)| *known != volume);
+        self.act(core);
+    }
+
     fn note_failover(&mut self, mapping: &Mapping) {
-        let (Some(known), Some(to)) = (self.driver.mapping_of(mapping.volume), mapping.serving) else {
+        let (Some(known), Some(to)) = (self.master.mapping_of(mapping.volume), mapping.serving) else {
             return;
         };
         // Number 0 is the time before the first view.
@@ -259,7 +300,7 @@ impl BlockEngine {
 
     /// The newest mapping of a volume here.
     pub fn mapping_of(&self, volume: VolumeId) -> Option<&Mapping> {
-        self.driver.mapping_of(volume)
+        self.master.mapping_of(volume)
     }
 
     /// Memory to build the payload of a write in. `NoMemory`: try again after a completion.

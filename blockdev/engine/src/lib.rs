@@ -22,5 +22,5 @@ mod status;
 pub use data::{ReadData, WriteData};
 pub use disks::DiskRefusal;
 pub use engine::{BlockCompletion, BlockEngine, BlockIo, EngineEvent, Failover, Refused, RefusedWhy};
-pub use library::{Io, IoError, LibraryDesk, VirtualDisk};
+pub use library::{DeskWish, Io, IoError, Library, LibraryDesk, OpenRefusal, Opened, Opening, VirtualDisk};
 pub use status::{DiskStatus, EngineStatus, VolumeStatus};

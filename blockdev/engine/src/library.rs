@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! any thread                                   the reactor's thread
-//! VirtualDisk ── command ──► bounded queue ──► LibraryDesk ──► BlockEngine
+//! Library ────── opening ──► bounded queue ──► LibraryDesk ──► whoever knows rows and permissions
+//! VirtualDisk ── command ──►      "                 ─────────► BlockEngine
 //!     Io (a future)  ◄────────────── completion ───────┘
 //! ```
 //! An [`Io`] is a future for any executor, and can be waited for by a plain thread. Bytes are not copied on
@@ -23,6 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use transport_endpoint::Core;
 
 /// Requests of all threads that wait for the reactor at the most; one more is refused.
@@ -125,32 +127,166 @@ struct Command {
     slot: Arc<Slot>,
 }
 
+/// Why a virtual disk was not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenRefusal {
+    /// There is none of that name.
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// Its permissions do not let this process open it on this node.
+    NotPermitted {
+        /// The name asked for.
+        name: String,
+    },
+    /// The node is stopping or has stopped.
+    Stopped,
+}
+
+impl fmt::Display for OpenRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenRefusal::Unknown { name, known } => {
+                write!(f, "there is no virtual disk {name:?}; there are: {}", known.join(", "))
+            }
+            OpenRefusal::NotPermitted { name } => write!(
+                f,
+                "the permissions of virtual disk {name:?} do not let this user open it on this node: ask its \
+                 owner, or see netdisk permission"
+            ),
+            OpenRefusal::Stopped => write!(f, "the node has stopped: open the disk at a running one"),
+        }
+    }
+}
+
+impl std::error::Error for OpenRefusal {}
+
+/// What an opened disk is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The virtual disk.
+    pub volume: VolumeId,
+    /// Bytes of the whole disk.
+    pub size_bytes: u64,
+    /// Bytes of a block.
+    pub block_bytes: BlockBytes,
+    /// Whether this process may write it.
+    pub writable: bool,
+}
+
+/// A thread that waits for a disk to be opened; answered by [`LibraryDesk::opened`].
+pub struct Opening {
+    name: String,
+    answer: SyncSender<Result<VirtualDisk, OpenRefusal>>,
+}
+
+impl Opening {
+    /// The name of the disk.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// What threads want of the desk, requests left aside.
+pub enum DeskWish {
+    /// Open a disk.
+    Open(Opening),
+    /// One opening of this disk is over.
+    Close(VolumeId),
+}
+
+/// Everything on its way from threads to reactor.
+#[derive(Default)]
+struct Waiting {
+    commands: VecDeque<Command>,
+    wishes: VecDeque<DeskWish>,
+}
+
 /// The queue between threads and reactor.
 struct Queue {
-    commands: Mutex<VecDeque<Command>>,
+    waiting: Mutex<Waiting>,
     any: AtomicBool,
     stopped: AtomicBool,
     waker: Arc<mio::Waker>,
 }
 
-/// A virtual disk of the cluster, for any thread. Clones are the same disk.
+impl Queue {
+    /// `false`: the desk is gone, or `put` found no room.
+    fn put(&self, put: impl FnOnce(&mut Waiting) -> bool) -> bool {
+        let mut waiting = self.waiting.lock();
+        // Looked at under the lock: what is put after the desk took its last look would wait for ever.
+        if self.stopped.load(Ordering::Acquire) || !put(&mut waiting) {
+            return false;
+        }
+        self.any.store(true, Ordering::Release);
+        drop(waiting);
+        if self.waker.wake().is_err() {
+            // The reactor sees the queue within its longest sleep.
+            tracing::warn!("the reactor could not be woken");
+        }
+        true
+    }
+}
+
+/// Opens virtual disks, from any thread.
 #[derive(Clone)]
-pub struct VirtualDisk {
+pub struct Library {
+    queue: Arc<Queue>,
+}
+
+impl Library {
+    /// Opens a virtual disk by name, as it is configured now. Waits for the reactor; not for its own thread.
+    pub fn open(&self, name: &str) -> Result<VirtualDisk, OpenRefusal> {
+        let (answer, answered) = sync_channel(1);
+        let opening = Opening { name: name.to_owned(), answer };
+        self.queue.put(|waiting| {
+            waiting.wishes.push_back(DeskWish::Open(opening));
+            true
+        });
+        answered.recv().unwrap_or(Err(OpenRefusal::Stopped))
+    }
+}
+
+/// One opening; over when the last disk that shares it is dropped.
+struct Lifetime {
     queue: Arc<Queue>,
     volume: VolumeId,
-    size_bytes: u64,
-    block_bytes: BlockBytes,
+}
+
+impl Drop for Lifetime {
+    fn drop(&mut self) {
+        let volume = self.volume;
+        self.queue.put(|waiting| {
+            waiting.wishes.push_back(DeskWish::Close(volume));
+            true
+        });
+    }
+}
+
+/// A virtual disk of the cluster, for any thread. Clones are the same opening of it.
+#[derive(Clone)]
+pub struct VirtualDisk {
+    lifetime: Arc<Lifetime>,
+    opened: Opened,
 }
 
 impl VirtualDisk {
-    /// Bytes of the whole disk.
+    /// Bytes of the whole disk, when it was opened.
     pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.opened.size_bytes
     }
 
     /// Bytes of a block; offsets and lengths are multiples of it.
     pub fn block_bytes(&self) -> u32 {
-        self.block_bytes.get()
+        self.opened.block_bytes.get()
+    }
+
+    /// Whether writes are let through.
+    pub fn is_writable(&self) -> bool {
+        self.opened.writable
     }
 
     /// Reads `length` bytes (at most 1 MiB) from `offset` on.
@@ -195,24 +331,25 @@ impl VirtualDisk {
         range: ByteRange,
         data: Option<WriteData>,
     ) -> Io {
-        if self.queue.stopped.load(Ordering::Acquire) {
-            return Io::failed(IoError::Stopped);
+        let queue = &self.lifetime.queue;
+        if operation.modifies() && !self.opened.writable {
+            return Io::failed(IoError::Disk(BlockErrno::Erofs));
         }
         let slot = Arc::new(Slot::default());
-        let io = BlockIo { volume: self.volume, operation, flags, range, data, tag: 0 };
-        {
-            let mut commands = self.queue.commands.lock();
-            if commands.len() >= QUEUE_MAX {
-                return Io::failed(IoError::Busy);
+        let io = BlockIo { volume: self.opened.volume, operation, flags, range, data, tag: 0 };
+        let command = Command { io, slot: slot.clone() };
+        let taken = queue.put(|waiting| {
+            let has_room = waiting.commands.len() < QUEUE_MAX;
+            if has_room {
+                waiting.commands.push_back(command);
             }
-            commands.push_back(Command { io, slot: slot.clone() });
-            self.queue.any.store(true, Ordering::Release);
+            has_room
+        });
+        match taken {
+            true => Io { slot },
+            false if queue.stopped.load(Ordering::Acquire) => Io::failed(IoError::Stopped),
+            false => Io::failed(IoError::Busy),
         }
-        if self.queue.waker.wake().is_err() {
-            // The reactor sees the queue within its longest sleep.
-            tracing::warn!("the reactor could not be woken");
-        }
-        Io { slot }
     }
 }
 
@@ -221,6 +358,7 @@ pub struct LibraryDesk {
     queue: Arc<Queue>,
     /// Taken from the queue, not taken by the engine yet.
     waiting: VecDeque<Command>,
+    wishes: VecDeque<DeskWish>,
     /// Requests with the engine, by the number that their tag bears.
     under_way: Vec<Option<Arc<Slot>>>,
     free: Vec<u32>,
@@ -230,7 +368,7 @@ impl LibraryDesk {
     /// A desk whose clients wake the reactor by `waker`.
     pub fn new(waker: Arc<mio::Waker>) -> LibraryDesk {
         let queue = Queue {
-            commands: Mutex::default(),
+            waiting: Mutex::default(),
             any: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             waker,
@@ -238,14 +376,31 @@ impl LibraryDesk {
         LibraryDesk {
             queue: Arc::new(queue),
             waiting: VecDeque::new(),
+            wishes: VecDeque::new(),
             under_way: Vec::new(),
             free: Vec::new(),
         }
     }
 
-    /// A disk for other threads.
-    pub fn disk(&self, volume: VolumeId, size_bytes: u64, block_bytes: BlockBytes) -> VirtualDisk {
-        VirtualDisk { queue: self.queue.clone(), volume, size_bytes, block_bytes }
+    /// For other threads, to open disks by.
+    pub fn library(&self) -> Library {
+        Library { queue: self.queue.clone() }
+    }
+
+    /// What threads want; to be asked for after each [`LibraryDesk::poll`].
+    #[inline]
+    pub fn next_wish(&mut self) -> Option<DeskWish> {
+        self.wishes.pop_front()
+    }
+
+    /// The answer to an opening. After a good one somebody has the disk open until its [`DeskWish::Close`].
+    pub fn opened(&self, opening: Opening, result: Result<Opened, OpenRefusal>) {
+        let disk = result.map(|opened| VirtualDisk {
+            lifetime: Arc::new(Lifetime { queue: self.queue.clone(), volume: opened.volume }),
+            opened,
+        });
+        // Whoever does not wait any more closes it by dropping it.
+        let _ = opening.answer.send(disk);
     }
 
     /// Hands to the engine what other threads have asked for; `tag_of` turns the desk's number into the tag
@@ -256,8 +411,9 @@ impl LibraryDesk {
             return 0;
         }
         {
-            let mut commands = self.queue.commands.lock();
-            self.waiting.append(&mut commands);
+            let mut waiting = self.queue.waiting.lock();
+            self.waiting.append(&mut waiting.commands);
+            self.wishes.append(&mut waiting.wishes);
             self.queue.any.store(false, Ordering::Relaxed);
         }
         let mut count = 0;
@@ -289,7 +445,7 @@ impl LibraryDesk {
 
     /// Whether nothing waits to be handed over.
     pub fn arm(&mut self) -> bool {
-        self.waiting.is_empty() && !self.queue.any.load(Ordering::Acquire)
+        self.waiting.is_empty() && self.wishes.is_empty() && !self.queue.any.load(Ordering::Acquire)
     }
 
     fn enter(&mut self, slot: Arc<Slot>) -> u32 {
@@ -315,7 +471,8 @@ impl LibraryDesk {
 impl Drop for LibraryDesk {
     fn drop(&mut self) {
         self.queue.stopped.store(true, Ordering::Release);
-        let queued = core::mem::take(&mut *self.queue.commands.lock());
+        // Openings that wait are answered by their senders' end.
+        let queued = core::mem::take(&mut *self.queue.waiting.lock()).commands;
         let waiting = self.waiting.drain(..).chain(queued).map(|command| command.slot);
         for slot in waiting.chain(self.under_way.iter_mut().filter_map(Option::take)) {
             slot.finish(Err(IoError::Stopped));

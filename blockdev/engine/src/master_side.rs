@@ -137,7 +137,8 @@ impl BlockEngine {
     /// Gives a request to the disk that serves the volume here.
     fn run(&mut self, core: &mut Core, volume: VolumeId, io: DriveIo) {
         let index = io.tag as usize;
-        let Some(disk) = self.disks.iter_mut().find(|disk| disk.volume == volume) else {
+        let id = self.master.disk_in_hand(volume);
+        let Some(disk) = self.disks.iter_mut().find(|disk| disk.id == id) else {
             return self.fail(core, index, BlockErrno::Enodev);
         };
         match disk.drive.submit(io) {

@@ -62,7 +62,7 @@ impl BlockEngine {
     /// The engine at this moment; `volumes` are those that the configuration names.
     pub fn status(&self, volumes: &[VolumeId]) -> EngineStatus {
         let volume = |volume: &VolumeId| {
-            let mapping = self.driver.mapping_of(*volume)?;
+            let mapping = self.master.mapping_of(*volume)?;
             Some(VolumeStatus {
                 volume: *volume,
                 epoch: mapping.epoch,

@@ -76,6 +76,7 @@ impl Nodes {
         for node in &mut self.0 {
             let (core, engine) = node.parts();
             engine.mapping(core, mapping).unwrap();
+            assert!(engine.open(core, mapping.volume));
         }
     }
 

@@ -23,7 +23,7 @@ mod service;
 pub use errno::BlockErrno;
 #[cfg(feature = "test-service")]
 pub use exercise::exercise;
-pub use server::{ListenAddress, NbdConfig, NbdCounters, NbdServer, Notice, StartRefusal};
+pub use server::{ClientIdentity, ListenAddress, NbdConfig, NbdCounters, NbdServer, Notice, StartRefusal};
 pub use service::{
     BlockAnswer, BlockCompletion, BlockIo, BlockOperation, BlockService, Busy, ExportEntry, Extent,
     OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason, VolumeHandle,

@@ -3,7 +3,7 @@
 //! The engine implements [`BlockService`]; the server calls it from the one thread that runs both, so nothing
 //! here is `Send`. Answers come back as [`BlockCompletion`] through `NbdServer::complete`, in any order.
 
-use crate::BlockErrno;
+use crate::{BlockErrno, ClientIdentity};
 
 /// A virtual disk of the service. The same disk has the same handle for as long as anyone has it open,
 /// however many exports or connections lead to it: the quarantine of dead connections relies on that.
@@ -18,12 +18,12 @@ pub trait BlockService {
     /// bytes.
     type ReadData: AsRef<[u8]>;
 
-    /// Opens the export of that name, or the default export if the name is empty. Each success is paired with
-    /// one [`BlockService::close`].
-    fn open(&mut self, export: &str) -> Result<OpenedExport, OpenRefusal>;
+    /// Opens the export of that name, or the default export if the name is empty, for this client. Each
+    /// success is paired with one [`BlockService::close`].
+    fn open(&mut self, export: &str, client: &ClientIdentity) -> Result<OpenedExport, OpenRefusal>;
 
-    /// The exports that a client may list.
-    fn exports(&self) -> Vec<ExportEntry>;
+    /// The exports that this client may list.
+    fn exports(&self, client: &ClientIdentity) -> Vec<ExportEntry>;
 
     /// Memory for `length` payload bytes bound for byte `offset` of the volume; `length` is at most the
     /// volume's `max_transfer_bytes`. The buffer's slice has exactly that length.

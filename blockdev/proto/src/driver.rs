@@ -261,6 +261,29 @@ impl Driver {
         Ok(())
     }
 
+    /// Forgets a volume: no client has it open any more, or it is gone from the configuration. What is still
+    /// pending ends with this error; whether it ran is unknown, and nothing can come after it.
+    pub fn forget(
+        &mut self,
+        now: Time,
+        volume: VolumeId,
+        errno: BlockErrno,
+        actions: &mut Vec<DriverAction>,
+    ) {
+        let Some(index) = self.volumes.find(volume) else { return };
+        // Nothing that waits behind another may go out when that one ends.
+        let nowhere = Mapping::nowhere(&self.volumes[index].mapping);
+        self.volumes[index].mapping = nowhere;
+        self.volumes[index].attachment = Attachment::Detached;
+        self.volumes[index].drain_owed = false;
+        let mut slots = Vec::new();
+        self.pending.select(&mut slots, |entry| entry.volume as usize == index);
+        for slot in slots {
+            self.complete(now, slot, Err(errno), None, actions);
+        }
+        self.volumes.leave(volume, VolumeView::new(&nowhere));
+    }
+
     /// The newest mapping of a volume, as far as this driver knows.
     pub fn mapping_of(&self, volume: VolumeId) -> Option<&Mapping> {
         self.volumes.find(volume).map(|index| &self.volumes[index].mapping)

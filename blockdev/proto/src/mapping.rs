@@ -92,6 +92,11 @@ impl Mapping {
         }
     }
 
+    /// The same volume as nobody reaches it any more.
+    pub(crate) fn nowhere(&self) -> Mapping {
+        Mapping { candidates: [None; CANDIDATES_MAX], serving: None, suspended: false, ..*self }
+    }
+
     /// The entry of this node among the candidates.
     pub fn candidate(&self, node: NodeId) -> Option<Candidate> {
         self.candidates.iter().flatten().find(|candidate| candidate.node == node).copied()

@@ -162,6 +162,8 @@ struct Served {
     gate: Gate,
     /// Our disk was found broken at the mapping's number.
     path_broken: bool,
+    /// Gone from the configuration: forgotten once the gate is closed and the disk given up.
+    leaving: bool,
     /// When to ask the store again.
     again_at: Time,
     /// Attaches that wait for the gate; one a client at the most.
@@ -169,6 +171,17 @@ struct Served {
 }
 
 impl Served {
+    fn new(mapping: &Mapping) -> Served {
+        Served {
+            mapping: *mapping,
+            gate: Gate::new(),
+            path_broken: false,
+            leaving: false,
+            again_at: Time::NEVER,
+            waiting: Vec::new(),
+        }
+    }
+
     /// The disk as this node knows it; the default for a node that is no candidate, which never gets to use
     /// it.
     fn disk(&self, node: NodeId) -> DiskId {
@@ -239,11 +252,25 @@ impl<R: Rules> Master<R> {
         let served = &mut self.volumes[index];
         served.mapping = *mapping;
         served.path_broken = false;
+        served.leaving = false;
         served.again_at = Time::NEVER;
         self.aim_gate(index);
         self.step_gate(now, index, actions);
         self.settle_attaches(index, actions);
         Ok(())
+    }
+
+    /// The volume is gone from the configuration: its gate closes, what runs is drained, ownership is given
+    /// up, and then the volume is unknown here.
+    pub fn remove(&mut self, now: Time, volume: VolumeId, actions: &mut Vec<MasterAction>) {
+        let Some(index) = self.volumes.find(volume) else { return };
+        let served = &mut self.volumes[index];
+        served.mapping = served.mapping.nowhere();
+        served.leaving = true;
+        self.aim_gate(index);
+        self.step_gate(now, index, actions);
+        self.settle_attaches(index, actions);
+        self.forget_left(index);
     }
 
     /// Closes every gate and keeps it closed, whatever mappings come, until [`Master::unfence`]: this node
@@ -415,6 +442,7 @@ impl<R: Rules> Master<R> {
         self.volumes[index].gate.released();
         self.aim_gate(index);
         self.step_gate(now, index, actions);
+        self.forget_left(index);
     }
 
     /// This number is on stable storage with the disk.
@@ -479,6 +507,12 @@ impl<R: Rules> Master<R> {
         self.volumes.find(volume).map_or(GatePhase::Closed, |index| self.volumes[index].gate.phase())
     }
 
+    /// The disk that is in hand for a volume, or asked for; the default while there is none.
+    #[inline]
+    pub fn disk_in_hand(&self, volume: VolumeId) -> DiskId {
+        self.volumes.find(volume).map_or(DiskId::default(), |index| self.disks[index])
+    }
+
     /// The newest mapping of a volume, as far as this master knows.
     pub fn mapping_of(&self, volume: VolumeId) -> Option<&Mapping> {
         self.volumes.find(volume).map(|index| &self.volumes[index].mapping)
@@ -512,17 +546,12 @@ impl<R: Rules> Master<R> {
     }
 
     fn enter_volume(&mut self, mapping: &Mapping) -> usize {
-        self.disks.push(DiskId::default());
-        self.volumes.enter(
-            mapping.volume,
-            Served {
-                mapping: *mapping,
-                gate: Gate::new(),
-                path_broken: false,
-                again_at: Time::NEVER,
-                waiting: Vec::new(),
-            },
-        )
+        let index = self.volumes.enter(mapping.volume, Served::new(mapping));
+        if self.disks.len() <= index {
+            self.disks.resize(index + 1, DiskId::default());
+        }
+        self.disks[index] = DiskId::default();
+        index
     }
 
     #[cold]

@@ -6,16 +6,18 @@ use core::ops::{Index, IndexMut};
 
 const NONE: u32 = u32::MAX;
 
-/// A row for each volume that was entered, at an index that never changes.
+/// A row for each volume that was entered, at an index that stays until it leaves.
 pub(crate) struct VolumeTable<Row> {
     index: Vec<u32>,
     rows: Vec<Row>,
+    /// Places of rows whose volumes have left; the rows are still there and mean nothing.
+    vacant: Vec<u32>,
 }
 
 impl<Row> VolumeTable<Row> {
     /// A table without rows.
     pub(crate) const fn new() -> VolumeTable<Row> {
-        VolumeTable { index: Vec::new(), rows: Vec::new() }
+        VolumeTable { index: Vec::new(), rows: Vec::new(), vacant: Vec::new() }
     }
 
     /// Index of the volume's row.
@@ -34,12 +36,29 @@ impl<Row> VolumeTable<Row> {
         if self.index.len() <= number {
             self.index.resize(number + 1, NONE);
         }
-        self.index[number] = self.rows.len() as u32;
-        self.rows.push(row);
-        self.rows.len() - 1
+        let place = match self.vacant.pop() {
+            Some(place) => {
+                self.rows[place as usize] = row;
+                place
+            }
+            None => {
+                self.rows.push(row);
+                self.rows.len() as u32 - 1
+            }
+        };
+        self.index[number] = place;
+        place as usize
     }
 
-    /// Number of rows; indices are below.
+    /// Takes a volume's row out and leaves `empty`, a row that wants nothing, in its place.
+    pub(crate) fn leave(&mut self, volume: VolumeId, empty: Row) {
+        let Some(place) = self.find(volume) else { return };
+        self.index[volume.0 as usize] = NONE;
+        self.rows[place] = empty;
+        self.vacant.push(place as u32);
+    }
+
+    /// Number of rows, empty ones included; indices are below.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.rows.len()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::counters::StoreCounters;
 use crate::disk_file::DiskFile;
-use crate::fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, SubmitRefusal};
+use crate::fault::{EpochRefusal, GrowRefusal, OwnershipAttempt, OwnershipRelease, SubmitRefusal};
 use crate::geometry::Geometry;
 use crate::memory::MemoryDisk;
 use crate::request::{StoreCompletion, StoreIo, Submitted};
@@ -126,6 +126,21 @@ impl AnyBacking {
     /// Refuses new requests and lets the disk go once nothing is in flight. Ask until it is released.
     pub fn release_ownership(&mut self) -> OwnershipRelease {
         each!(self, disk => disk.release_ownership())
+    }
+
+    /// Makes sure that this many bytes can be addressed. Memory is made larger; a file or device is as large
+    /// as it was formatted.
+    ///
+    /// # Errors
+    /// [`GrowRefusal`]; nothing happened.
+    pub fn grow(&mut self, data_bytes: u64) -> Result<(), GrowRefusal> {
+        match self {
+            AnyBacking::Memory(disk) => disk.grow(data_bytes),
+            AnyBacking::File(disk) if data_bytes <= disk.geometry().data_bytes => Ok(()),
+            AnyBacking::File(disk) => {
+                Err(GrowRefusal { asked_bytes: data_bytes, data_bytes: disk.geometry().data_bytes })
+            }
+        }
     }
 
     /// How the disk is driven and, where it is not the fastest way, why; for `netdisk status`.

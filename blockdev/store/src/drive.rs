@@ -10,7 +10,7 @@ use transport_buf::{Chunk, SharedChunk};
 
 use crate::backing::{AnyBacking, Backing};
 use crate::counters::StoreCounters;
-use crate::fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, SubmitRefusal};
+use crate::fault::{EpochRefusal, GrowRefusal, OwnershipAttempt, OwnershipRelease, SubmitRefusal};
 use crate::geometry::Geometry;
 use crate::request::{IoMemory, StoreIo, StoreOperation, StoreResult, Submitted};
 
@@ -226,6 +226,14 @@ impl Drive {
     /// [`EpochRefusal`].
     pub fn persist_epoch(&mut self, epoch: u64) -> Result<(), EpochRefusal> {
         self.backing.persist_epoch(epoch)
+    }
+
+    /// See [`AnyBacking::grow`].
+    ///
+    /// # Errors
+    /// [`GrowRefusal`].
+    pub fn grow(&mut self, data_bytes: u64) -> Result<(), GrowRefusal> {
+        self.backing.grow(data_bytes)
     }
 
     /// See [`AnyBacking::try_take_ownership`].

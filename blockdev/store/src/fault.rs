@@ -120,6 +120,16 @@ pub enum EpochRefusal {
     },
 }
 
+/// A disk cannot be made as large as asked for; it is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the disk holds {data_bytes} bytes, and {asked_bytes} are asked for")]
+pub struct GrowRefusal {
+    /// The size asked for.
+    pub asked_bytes: u64,
+    /// Its size.
+    pub data_bytes: u64,
+}
+
 /// The answer of one attempt to own a dual-ported disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnershipAttempt {

@@ -38,7 +38,7 @@ pub use counters::StoreCounters;
 pub use create::{NewDisk, create};
 pub use disk_file::{DiskFile, EngineChoice, OpenMode, Ports};
 pub use drive::{Drive, DriveEnd, DriveIo, DriveOperation, ReadTarget, Returned, WriteSource};
-pub use fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, StoreFault, SubmitRefusal};
+pub use fault::{EpochRefusal, GrowRefusal, OwnershipAttempt, OwnershipRelease, StoreFault, SubmitRefusal};
 pub use geometry::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Geometry, TRANSFER_BYTES_MAX};
 pub use memory::{MemoryDisk, MemoryDiskRefusal};
 pub use open_refusal::{CreateRefusal, OpenRefusal};

@@ -3,12 +3,12 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
+use memmap2::{MmapOptions, MmapRaw, RemapOptions, UncheckedAdvice};
 use thiserror::Error;
 
 use crate::backing::Backing;
 use crate::counters::StoreCounters;
-use crate::fault::{EpochRefusal, OwnershipAttempt, OwnershipRelease, SubmitRefusal};
+use crate::fault::{EpochRefusal, GrowRefusal, OwnershipAttempt, OwnershipRelease, SubmitRefusal};
 use crate::geometry::{Geometry, sizes_fit};
 use crate::request::{IoMemory, StoreCompletion, StoreIo, StoreOperation, Submitted};
 
@@ -73,6 +73,27 @@ impl MemoryDisk {
             released: false,
             counters: StoreCounters::default(),
         })
+    }
+
+    /// See [`crate::AnyBacking::grow`].
+    ///
+    /// # Errors
+    /// [`GrowRefusal`] when the size does not fit or the kernel has no address space.
+    pub fn grow(&mut self, data_bytes: u64) -> Result<(), GrowRefusal> {
+        let refused = GrowRefusal { asked_bytes: data_bytes, data_bytes: self.geometry.data_bytes };
+        if data_bytes <= self.geometry.data_bytes {
+            return Ok(());
+        }
+        if !sizes_fit(data_bytes, self.geometry.block_bytes) {
+            return Err(refused);
+        }
+        let options = RemapOptions::new().may_move(true);
+        // SAFETY: the mapping only grows, and every request ends inside `submit`, so that nothing points into
+        // it now, wherever it moves to.
+        let moved = unsafe { self.pages.remap(data_bytes as usize, options) };
+        moved.map_err(|_| refused)?;
+        self.geometry.data_bytes = data_bytes;
+        Ok(())
     }
 
     /// See [`crate::AnyBacking::epoch`].

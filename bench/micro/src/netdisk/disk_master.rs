@@ -70,7 +70,9 @@ pub(crate) fn map(node: &mut Endpoint<BlockEngine>, disk_bytes: u64) -> Result<(
     };
     let (core, engine) = node.parts();
     engine.members(&MEMBERS);
-    engine.mapping(core, &mapping).map_err(|fault| anyhow!("the mapping is refused: {fault:?}"))
+    engine.mapping(core, &mapping).map_err(|fault| anyhow!("the mapping is refused: {fault:?}"))?;
+    engine.open(core, VOLUME);
+    Ok(())
 }
 
 /// One round of a node that does nothing else: transport, engine, and the wait between.

@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::{
-    BlockAnswer, BlockCompletion, BlockErrno, BlockIo, BlockOperation, BlockService, Busy, ExportEntry,
-    Extent, OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason, VolumeHandle,
+    BlockAnswer, BlockCompletion, BlockErrno, BlockIo, BlockOperation, BlockService, Busy, ClientIdentity,
+    ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason, VolumeHandle,
 };
 
 /// What the memory service tells about one of its disks.
@@ -206,6 +206,10 @@ pub struct MemoryService {
     pub flushes: u64,
     /// Operations with FUA that were completed.
     pub fua_operations: u64,
+    /// Whom nothing is opened for.
+    pub barred: Option<ClientIdentity>,
+    /// Who opened something last, or tried to.
+    pub last_client: Option<ClientIdentity>,
 }
 
 impl MemoryService {
@@ -227,6 +231,8 @@ impl MemoryService {
             queue_max: usize::MAX,
             flushes: 0,
             fua_operations: 0,
+            barred: None,
+            last_client: None,
         }
     }
 
@@ -333,7 +339,11 @@ impl BlockService for MemoryService {
     type WriteBuffer = WriteBuffer;
     type ReadData = ReadLease;
 
-    fn open(&mut self, export: &str) -> Result<OpenedExport, OpenRefusal> {
+    fn open(&mut self, export: &str, client: &ClientIdentity) -> Result<OpenedExport, OpenRefusal> {
+        self.last_client = Some(client.clone());
+        if self.barred.as_ref() == Some(client) {
+            return Err(OpenRefusal::NotPermitted);
+        }
         let index = match export {
             "" => 0,
             name => {
@@ -354,7 +364,7 @@ impl BlockService for MemoryService {
         })
     }
 
-    fn exports(&self) -> Vec<ExportEntry> {
+    fn exports(&self, _: &ClientIdentity) -> Vec<ExportEntry> {
         let entry = |volume: &Volume| ExportEntry {
             name: volume.disk.name.clone(),
             description: "a disk in memory".to_owned(),

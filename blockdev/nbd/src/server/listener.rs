@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
+use rustix::process::{getegid, geteuid};
 
 use super::config::{ListenAddress, StartRefusal};
 use super::stream::Stream;
@@ -49,6 +50,23 @@ impl Listener {
                 Ok(Self { socket: Socket::Unix(socket), address: address.clone(), file })
             }
         }
+    }
+
+    /// Gives the file of a UNIX socket another mode and owner; nothing to do for other sockets.
+    pub(super) fn set_access(&mut self, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+        let Some((path, inode)) = &self.file else { return Ok(()) };
+        if let ListenAddress::Unix { mode: known, owner: of, .. } = &mut self.address {
+            if (*known, *of) == (mode, owner) || fs::symlink_metadata(path)?.ino() != *inode {
+                return Ok(());
+            }
+            // At no moment is anybody let in who is let in neither before nor afterwards.
+            fs::set_permissions(path, fs::Permissions::from_mode(*known & mode))?;
+            let (user, group) = owner.unwrap_or_else(|| (geteuid().as_raw(), getegid().as_raw()));
+            chown(path, Some(user), Some(group))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            (*known, *of) = (mode, owner);
+        }
+        Ok(())
     }
 
     pub(super) fn source(&mut self) -> &mut dyn Source {

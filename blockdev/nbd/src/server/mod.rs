@@ -10,11 +10,13 @@
 //! must still ask for events every few dozen rounds, for new clients and for those that hung up. Before it
 //! sleeps it asks [`NbdServer::arm`]; after the service got anything done it polls again.
 
+mod client;
 mod config;
 mod listener;
 mod session;
 mod stream;
 
+pub use client::ClientIdentity;
 pub use config::{ListenAddress, NbdConfig, StartRefusal};
 
 use std::collections::VecDeque;
@@ -27,7 +29,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::connection::{EndReason, split_tag};
 use crate::quarantine::Quarantine;
-use crate::{BlockCompletion, BlockService};
+use crate::{BlockCompletion, BlockService, VolumeHandle};
 use listener::Listener;
 use session::Session;
 use stream::{Stream, hung_up};
@@ -281,6 +283,25 @@ impl<S: BlockService> NbdServer<S> {
         }
     }
 
+    /// The volume is to be closed, while others go on: what its clients have under way is answered, the rest
+    /// refused with `ESHUTDOWN`, then they are hung up on.
+    pub fn close_volume(&mut self, volume: VolumeHandle) {
+        for place in 0..self.sessions.len() {
+            if let Some(session) = self.sessions[place].as_mut().filter(|one| one.volume() == Some(volume)) {
+                session.stop();
+                self.activate(place);
+            }
+        }
+    }
+
+    /// Gives the UNIX sockets another mode and owner; clients that are connected stay.
+    ///
+    /// # Errors
+    /// What the system said to the first that it refused.
+    pub fn set_access(&mut self, mode: u32, owner: Option<(u32, u32)>) -> std::io::Result<()> {
+        self.listeners.iter_mut().try_for_each(|listener| listener.set_access(mode, owner))
+    }
+
     /// Connections that are there, dead ones included until the service is done with their requests.
     pub fn connections(&self) -> usize {
         self.sessions.len() - self.vacant.len()
@@ -329,9 +350,7 @@ impl<S: BlockService> NbdServer<S> {
             self.welcome(place, service);
         }
         let Some(session) = self.sessions[place].as_mut() else { return true };
-        if self.stopping {
-            session.stop_if_answered();
-        }
+        session.stop_if_answered();
         if session.is_ending() {
             moved |= self.settle(place, service);
         }
@@ -445,7 +464,9 @@ impl<S: BlockService> NbdServer<S> {
             return;
         }
         self.counters.connections_accepted += 1;
-        self.sessions[place] = Some(Session::new(place as u32, stream, peer, self.config.limits));
+        let client = ClientIdentity::of(&stream);
+        let session = Session::new(place as u32, (stream, client), peer, self.config.limits);
+        self.sessions[place] = Some(session);
         self.activate(place);
     }
 

@@ -8,7 +8,7 @@ use crate::codec::{Command, OptionHeader, Request, option_number};
 use crate::connection::{Connection, ConnectionLimits, EndReason, Step, Submission};
 use crate::limits::OPTION_BYTES_MAX;
 use crate::quarantine::{Applicant, Moment, Quarantine};
-use crate::{BlockCompletion, BlockService, Busy, VolumeHandle};
+use crate::{BlockCompletion, BlockService, Busy, ClientIdentity, VolumeHandle};
 
 /// Room for bytes that are not parsed yet: one read brings many pipelined requests, or a whole option.
 const INPUT_BYTES: usize = 64 << 10;
@@ -32,6 +32,9 @@ const SLICES_MAX: usize = 64;
 /// One client.
 pub(super) struct Session<S: BlockService> {
     number: u32,
+    client: ClientIdentity,
+    /// The client is to be let go once it has its answers.
+    stopping: bool,
     /// `None` once closed, while the service still has requests of the connection.
     stream: Option<Stream>,
     connection: Connection<S::WriteBuffer, S::ReadData>,
@@ -60,9 +63,16 @@ pub(super) struct Session<S: BlockService> {
 }
 
 impl<S: BlockService> Session<S> {
-    pub(super) fn new(number: u32, stream: Stream, peer: String, limits: ConnectionLimits) -> Self {
+    pub(super) fn new(
+        number: u32,
+        (stream, client): (Stream, ClientIdentity),
+        peer: String,
+        limits: ConnectionLimits,
+    ) -> Self {
         Self {
             number,
+            client,
+            stopping: false,
             stream: Some(stream),
             connection: Connection::new(number, limits),
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
@@ -117,7 +127,7 @@ impl<S: BlockService> Session<S> {
                     moved = true;
                     reads_left = if self.unread { reads_left - 1 } else { 0 };
                 }
-                Step::List => self.connection.listed(&service.exports()),
+                Step::List => self.connection.listed(&service.exports(&self.client)),
                 Step::Open { name, probe } => self.open(service, &name, probe),
                 Step::NeedBuffer { volume, offset, length } => {
                     self.bulk = length > COPY_BYTES_MAX;
@@ -143,7 +153,7 @@ impl<S: BlockService> Session<S> {
     }
 
     fn open(&mut self, service: &mut S, name: &str, probe: bool) {
-        let result = service.open(name);
+        let result = service.open(name, &self.client);
         let volume = result.as_ref().ok().map(|export| export.volume);
         let begun = self.connection.opened(result);
         match volume {
@@ -316,14 +326,16 @@ impl<S: BlockService> Session<S> {
         self.connection.lost(reason);
     }
 
-    /// The server stops: the client gets its answers, then the connection ends.
+    /// The client is to go: it gets its answers, then the connection ends.
     pub(super) fn stop(&mut self) {
+        self.stopping = true;
         self.connection.stop();
     }
 
     /// After [`Session::stop`]: the last answer is out.
     pub(super) fn stop_if_answered(&mut self) {
-        if self.connection.unfinished_count() == 0 && self.connection.outbox().is_empty() {
+        let answered = self.connection.unfinished_count() == 0 && self.connection.outbox().is_empty();
+        if self.stopping && answered {
             self.connection.lost(EndReason::Stopping);
         }
     }

@@ -441,3 +441,22 @@ fn requests_wait_while_nobody_serves() {
     assert_eq!(sent.len(), 2);
     assert_eq!(sent[0].1.id, request.id);
 }
+
+// proves: B7
+#[test]
+fn a_volume_that_goes_ends_what_is_pending_and_leaves_nothing_that_is_sent_later() {
+    let mut rig = Rig::open();
+    let (_, sent) = sole_send(&rig.write(1, 1));
+    assert_eq!(rig.write(1, 2), [], "waits for the one before");
+    let mut actions = Vec::new();
+    rig.driver.forget(rig.now, VOLUME, BlockErrno::Enodev, &mut actions);
+    let gone = Err(BlockErrno::Enodev);
+    assert_eq!((completions(&actions), sends(&actions)), (vec![(1, gone), (2, gone)], vec![]));
+    assert_eq!(rig.try_submit(Operation::Flush, 0, 0, 3).0, Err(SubmitRefusal::NoMapping));
+    assert_eq!(rig.answer_used(FIRST, &sent.answered(Verdict::Done)).0, AnswerUse::Stray);
+    assert_eq!(rig.later(Duration::from_secs(10)), []);
+    // Opened again, it starts from nothing.
+    rig.mapping(row(9, Some(SECOND)));
+    assert_eq!(asks(&rig.write(1, 4)), [(SECOND, Epoch(9))]);
+    assert_eq!(rig.driver.volumes.len(), 1, "its place is used again");
+}

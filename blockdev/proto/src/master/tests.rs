@@ -466,3 +466,21 @@ fn a_driver_that_knows_more_waits_until_the_master_knows_it_too() {
     assert_eq!(rig.persisted(6), [opened(6), told_open(6, 6)]);
     assert_eq!(rig.attach(attach(4)), [told_open(4, 6)], "and one that knows less learns of it");
 }
+
+// proves: B5 B7
+#[test]
+fn a_volume_that_goes_is_drained_and_its_disk_given_up_before_it_is_forgotten() {
+    let mut rig = Rig::open();
+    let token = rig.admit(&write(5, 0, 1));
+    let mut actions = Vec::new();
+    rig.master.remove(NOW, VOLUME, &mut actions);
+    assert_eq!(actions, [], "something runs still");
+    assert!(matches!(rig.verdict(&write(5, 1, 2)), Verdict::NackNotServing { .. }));
+    let (answer, actions) = rig.executed(token, Ok(()));
+    assert_eq!(answer.map(|answer| answer.verdict), Some(Verdict::Done));
+    assert_eq!(actions, [MasterAction::GateClosed { volume: VOLUME, epoch: Epoch(5) }, release()]);
+    assert!(rig.master.mapping_of(VOLUME).is_some());
+    rig.released();
+    assert_eq!(rig.master.mapping_of(VOLUME), None);
+    assert_eq!(rig.mapping(row(9, Some(HERE))), [take()], "entered anew");
+}

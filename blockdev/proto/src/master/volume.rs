@@ -2,7 +2,7 @@
 //! is told that the gate is open.
 
 use super::client::Life;
-use super::{Master, MasterAction};
+use super::{Master, MasterAction, Served};
 use crate::errno::BlockErrno;
 use crate::gate::{Gate, GatePhase, GateRefusal, GateStep, Goal};
 use crate::geometry::VolumeId;
@@ -108,6 +108,15 @@ impl<R: Rules> Master<R> {
                 actions.push(MasterAction::GateOpened { volume, epoch });
                 self.settle_attaches(index, actions);
             }
+        }
+    }
+
+    /// Forgets a volume that left the configuration, once nothing of it is in hand.
+    pub(super) fn forget_left(&mut self, index: usize) {
+        let served = &self.volumes[index];
+        if served.leaving && matches!(served.gate.phase(), GatePhase::Closed | GatePhase::Resting) {
+            let mapping = served.mapping;
+            self.volumes.leave(mapping.volume, Served::new(&mapping));
         }
     }
 
