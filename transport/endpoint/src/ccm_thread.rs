@@ -24,6 +24,9 @@ use transport_proto::identity::{Epoch, Incarnation, NodeId, Path};
 use transport_proto::time::Time;
 use zerocopy::FromBytes;
 
+/// An address that cannot be bound is tried again after this time.
+const BIND_AGAIN: Duration = Duration::from_secs(1);
+
 /// A rail to be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchedRail {
@@ -81,6 +84,8 @@ struct Orders {
     disk_age_ms: u32,
     incarnation: Option<Incarnation>,
     muted: Vec<Path>,
+    /// Rails to be watched from now on, if they changed.
+    rails: Option<Vec<WatchedRail>>,
 }
 
 /// What the thread tells others.
@@ -100,7 +105,7 @@ pub struct MonitorThread {
     reports: Arc<Mutex<Vec<MonitorReport>>>,
     heard_epoch: Arc<AtomicU64>,
     waker: Arc<Waker>,
-    paths: Vec<Path>,
+    paths: Mutex<Vec<Path>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -114,53 +119,36 @@ impl MonitorThread {
         board: Arc<VerdictBoard>,
     ) -> Result<MonitorThread, MonitorRefusal> {
         let poll = Poll::new().map_err(MonitorRefusal::System)?;
-        let mut sockets: Vec<RailSocket> = Vec::new();
-        for rail in rails {
-            if sockets.iter().any(|known| known.path == rail.path && known.local == rail.local) {
-                continue;
-            }
-            let bound = UdpSocket::bind(rail.local);
-            let mut socket = bound.map_err(|source| MonitorRefusal::Bind { address: rail.local, source })?;
-            let token = Token(sockets.len());
-            poll.registry()
-                .register(&mut socket, token, Interest::READABLE)
-                .map_err(MonitorRefusal::System)?;
-            sockets.push(RailSocket { path: rail.path, local: rail.local, socket });
-        }
         let waker = Waker::new(poll.registry(), Token(usize::MAX)).map_err(MonitorRefusal::System)?;
         let (orders, reports) =
             (Arc::<Mutex<Orders>>::default(), Arc::<Mutex<Vec<MonitorReport>>>::default());
         let heard_epoch = Arc::<AtomicU64>::default();
         let started = Instant::now();
-        let mut peers: Vec<Connectivity> = Vec::new();
-        for rail in rails {
-            let place = peers.iter().position(|peer| peer.peer() == rail.peer).unwrap_or_else(|| {
-                peers.push(Connectivity::new(key, settings, node, incarnation, rail.peer, Time(1)));
-                peers.len() - 1
-            });
-            peers[place].add_rail(Time(1), rail.path);
-        }
         let mut watch = Watch {
             key: key.clone(),
             settings,
             node,
+            incarnation,
             started,
             poll,
-            sockets,
-            rails: rails.to_vec(),
-            peers,
+            next_token: 0,
+            sockets: Vec::new(),
+            rails: Vec::new(),
+            peers: Vec::new(),
             board,
             orders: orders.clone(),
             reports: reports.clone(),
             heard_epoch: heard_epoch.clone(),
             muted: Vec::new(),
             outputs: Vec::new(),
+            unbound: None,
         };
+        watch.watch(rails)?;
         let thread = std::thread::Builder::new()
             .name("netdisk-ccm".into())
             .spawn(move || watch.run())
             .map_err(MonitorRefusal::System)?;
-        let paths = rails.iter().map(|rail| rail.path).collect();
+        let paths = Mutex::new(rails.iter().map(|rail| rail.path).collect());
         Ok(MonitorThread {
             orders,
             reports,
@@ -183,6 +171,14 @@ impl MonitorThread {
         self.wake();
     }
 
+    /// Watches these rails from now on: those that stay are not disturbed, those that go are reported down
+    /// first. A heartbeat address that cannot be bound is told in the log and tried again and again.
+    pub fn set_rails(&self, rails: &[WatchedRail]) {
+        *self.paths.lock() = rails.iter().map(|rail| rail.path).collect();
+        self.orders.lock().rails = Some(rails.to_vec());
+        self.wake();
+    }
+
     /// Drops a rail's heartbeats in both directions, as a pulled cable would, or no longer. `false`: no such
     /// rail.
     pub fn mute(&self, path: Path, muted: bool) -> bool {
@@ -193,7 +189,7 @@ impl MonitorThread {
         }
         drop(orders);
         self.wake();
-        self.paths.contains(&path)
+        self.paths.lock().contains(&path)
     }
 
     /// What is known of all peers, as of the last round.
@@ -230,6 +226,7 @@ impl Drop for MonitorThread {
 }
 
 struct RailSocket {
+    token: Token,
     path: Path,
     local: SocketAddr,
     socket: UdpSocket,
@@ -240,8 +237,10 @@ struct Watch {
     key: ClusterKey,
     settings: Settings,
     node: NodeId,
+    incarnation: Incarnation,
     started: Instant,
     poll: Poll,
+    next_token: usize,
     sockets: Vec<RailSocket>,
     rails: Vec<WatchedRail>,
     peers: Vec<Connectivity>,
@@ -251,6 +250,8 @@ struct Watch {
     heard_epoch: Arc<AtomicU64>,
     muted: Vec<Path>,
     outputs: Vec<Output>,
+    /// When to try again to bind what could not be bound.
+    unbound: Option<Time>,
 }
 
 impl Watch {
@@ -273,9 +274,11 @@ impl Watch {
                 return;
             }
             // Readiness is told once for what arrived, and each socket is read until it is empty.
-            let sockets = self.sockets.len();
-            for Token(socket) in events.iter().map(|event| event.token()).filter(|token| token.0 < sockets) {
-                self.read(socket);
+            for event in &events {
+                let place = self.sockets.iter().position(|socket| socket.token == event.token());
+                if let Some(place) = place {
+                    self.read(place);
+                }
             }
             let now = self.now();
             for place in 0..self.peers.len() {
@@ -292,12 +295,24 @@ impl Watch {
     fn take_orders(&mut self) -> bool {
         let orders_of = self.orders.clone();
         let mut orders = orders_of.lock();
+        let rails = orders.rails.take().or_else(|| {
+            let due = self.unbound.is_some_and(|at| self.now() >= at);
+            due.then(|| self.rails.clone())
+        });
+        if let Some(rails) = rails {
+            let bound = self.watch(&rails);
+            if let (Err(refusal), None) = (&bound, self.unbound) {
+                tracing::error!("{refusal}; trying again");
+            }
+            self.unbound = bound.is_err().then(|| self.now() + BIND_AGAIN);
+        }
         self.muted.clone_from(&orders.muted);
         for peer in &mut self.peers {
             peer.announce(orders.epoch, orders.disk_age_ms);
         }
         if let Some(incarnation) = orders.incarnation.take() {
             let now = self.now();
+            self.incarnation = incarnation;
             for place in 0..self.peers.len() {
                 let peer = self.peers[place].peer();
                 let mut fresh =
@@ -310,6 +325,53 @@ impl Watch {
             }
         }
         orders.stop
+    }
+
+    /// Brings sockets and machines in line with these rails. The first address that cannot be bound is
+    /// reported; all others are served.
+    fn watch(&mut self, rails: &[WatchedRail]) -> Result<(), MonitorRefusal> {
+        let (now, board) = (self.now(), self.board.clone());
+        self.rails = rails.to_vec();
+        self.sockets.retain(|socket| {
+            rails.iter().any(|rail| (rail.path, rail.local) == (socket.path, socket.local))
+        });
+        for place in 0..self.peers.len() {
+            let peer = self.peers[place].peer();
+            let gone: Vec<Path> = self.peers[place].rails().map(|rail| rail.path).collect();
+            for path in gone.into_iter().filter(|path| !watches(rails, peer, *path)) {
+                self.peers[place].remove_rail(path, &mut self.outputs);
+                self.carry_out(place);
+                board.forget(peer, path);
+            }
+        }
+        self.peers.retain(|peer| rails.iter().any(|rail| rail.peer == peer.peer()));
+        self.reports.lock().retain(|report| rails.iter().any(|rail| rail.peer == report.peer));
+        let mut refused = Ok(());
+        for rail in rails {
+            let place = self.peers.iter().position(|peer| peer.peer() == rail.peer).unwrap_or_else(|| {
+                let (node, life) = (self.node, self.incarnation);
+                let machine = Connectivity::new(&self.key, self.settings, node, life, rail.peer, now);
+                self.peers.push(machine);
+                self.peers.len() - 1
+            });
+            self.peers[place].add_rail(now, rail.path);
+            let known = |socket: &RailSocket| (socket.path, socket.local) == (rail.path, rail.local);
+            if !self.sockets.iter().any(known) {
+                refused = refused.and(self.bind(rail));
+            }
+        }
+        refused
+    }
+
+    fn bind(&mut self, rail: &WatchedRail) -> Result<(), MonitorRefusal> {
+        let bound = UdpSocket::bind(rail.local);
+        let mut socket = bound.map_err(|source| MonitorRefusal::Bind { address: rail.local, source })?;
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        let registered = self.poll.registry().register(&mut socket, token, Interest::READABLE);
+        registered.map_err(MonitorRefusal::System)?;
+        self.sockets.push(RailSocket { token, path: rail.path, local: rail.local, socket });
+        Ok(())
     }
 
     fn read(&mut self, place: usize) {
@@ -388,6 +450,10 @@ impl Watch {
             None => reports.push(report),
         }
     }
+}
+
+fn watches(rails: &[WatchedRail], peer: NodeId, path: Path) -> bool {
+    rails.iter().any(|rail| (rail.peer, rail.path) == (peer, path))
 }
 
 fn verdict(peer: NodeId, path: Path, up: bool, round_trip: Duration) -> Verdict {

@@ -3,7 +3,7 @@
 use crate::client::{PeerEvent, Tag};
 use crate::core::{Core, Notice, Owner, Place};
 use crate::peer::{Peer, RailEnd};
-use crate::plan::{PeerPlan, RailAddress};
+use crate::plan::{PeerPlan, RailAddress, RailPlan};
 use crate::providers::Wire;
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -63,6 +63,7 @@ impl Core {
                 self.retire(at, known);
             }
             self.peers[at].add_rail(self.now, self.node, rail.clone());
+            self.catch_up(at, rail);
         }
         for known in 0..self.peers[at].rails.len() {
             let end = &self.peers[at].rails[known];
@@ -72,6 +73,16 @@ impl Core {
         }
         self.rails_deadline = self.now;
         self.listen()
+    }
+
+    /// The monitor may have watched a new rail for a while and says nothing twice.
+    fn catch_up(&mut self, at: usize, plan: &RailPlan) {
+        let spoken = self.verdicts.latest(self.peers[at].node, plan.path).filter(|_| plan.monitored);
+        if let (Some(verdict), Some(rail)) = (spoken, self.peers[at].rail(plan.path)) {
+            self.peers[at].session.routes_mut().set_round_trip(plan.path, verdict.round_trip);
+            let action = self.peers[at].rails[rail].machine.verdict(self.now, verdict.up);
+            self.act(at, rail, action);
+        }
     }
 
     fn add_peer(&mut self, plan: &PeerPlan) -> usize {

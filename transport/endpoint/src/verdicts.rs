@@ -26,6 +26,9 @@ pub struct Verdict {
 pub struct VerdictBoard {
     posted: AtomicBool,
     verdicts: Mutex<Vec<Verdict>>,
+    /// The last word on every rail that is watched: one that the endpoint gets to know later than the monitor
+    /// did asks for it, since nothing is said twice.
+    latest: Mutex<Vec<Verdict>>,
     waker: Mutex<Option<Arc<mio::Waker>>>,
     notices: Notices,
 }
@@ -37,11 +40,9 @@ impl VerdictBoard {
 
     /// Leaves a verdict and wakes the reactor. Called by the monitor when a verdict changes.
     pub fn post(&self, verdict: Verdict) {
+        enter(&mut self.latest.lock(), verdict);
         let mut verdicts = self.verdicts.lock();
-        match verdicts.iter_mut().find(|known| known.peer == verdict.peer && known.path == verdict.path) {
-            Some(known) => *known = verdict,
-            None => verdicts.push(verdict),
-        }
+        enter(&mut verdicts, verdict);
         self.posted.store(true, Ordering::Release);
         drop(verdicts);
         self.wake();
@@ -78,6 +79,16 @@ impl VerdictBoard {
         }
     }
 
+    /// A rail is watched no more.
+    pub fn forget(&self, peer: NodeId, path: Path) {
+        self.latest.lock().retain(|known| (known.peer, known.path) != (peer, path));
+    }
+
+    /// The last word on a rail, if it is watched and one was spoken.
+    pub(crate) fn latest(&self, peer: NodeId, path: Path) -> Option<Verdict> {
+        self.latest.lock().iter().find(|known| (known.peer, known.path) == (peer, path)).copied()
+    }
+
     /// What has come since the last call.
     #[inline]
     pub(crate) fn take(&self) -> Option<Vec<Verdict>> {
@@ -87,5 +98,12 @@ impl VerdictBoard {
         let mut verdicts = self.verdicts.lock();
         self.posted.store(false, Ordering::Relaxed);
         Some(core::mem::take(&mut *verdicts))
+    }
+}
+
+fn enter(verdicts: &mut Vec<Verdict>, verdict: Verdict) {
+    match verdicts.iter_mut().find(|known| known.peer == verdict.peer && known.path == verdict.path) {
+        Some(known) => *known = verdict,
+        None => verdicts.push(verdict),
     }
 }

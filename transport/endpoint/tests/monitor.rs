@@ -184,3 +184,37 @@ fn what_is_no_heartbeat_reaches_its_owner_if_it_is_believed_and_the_rail_is_not_
     });
     assert!(monitor.is_alive());
 }
+
+// proves: T7
+#[test]
+fn rails_are_added_and_taken_away_while_the_others_stay_up() {
+    let addresses = free_addresses(4);
+    let board: [Arc<VerdictBoard>; 2] = Default::default();
+    let rails = |side: usize, rails: &[u8]| -> Vec<WatchedRail> {
+        let rail = |rail: &u8| WatchedRail {
+            peer: NodeId(2 - side as u16),
+            path: path(*rail),
+            local: addresses[2 * usize::from(*rail) + side],
+            remote: addresses[2 * usize::from(*rail) + 1 - side],
+        };
+        rails.iter().map(rail).collect()
+    };
+    let pair = [0, 1].map(|side| {
+        let node = (NodeId(1 + side as u16), LIVES[side]);
+        MonitorThread::start(&key(), settings(), node, &rails(side, &[0]), board[side].clone())
+            .expect("a monitor on free ports")
+    });
+    wait_for("the first rail is up", || all_up(&pair, 1));
+    let failed = || pair.iter().map(|monitor| monitor.reports()[0].rails[0].counters.failed).sum::<u64>();
+    let before = failed();
+    for _ in 0..2 {
+        (0..2).for_each(|side| pair[side].set_rails(&rails(side, &[0, 1])));
+        wait_for("the second is up too", || all_up(&pair, 2));
+        (0..2).for_each(|side| pair[side].set_rails(&rails(side, &[0])));
+        wait_for("it is watched no more", || pair.iter().all(|monitor| state(monitor, 1).is_none()));
+        assert!(UdpSocket::bind(addresses[2]).is_ok(), "its address is free again");
+    }
+    assert_eq!(failed(), before, "the rail that stayed was disturbed");
+    pair[0].set_rails(&[]);
+    wait_for("the peer is forgotten", || pair[0].reports().is_empty());
+}

@@ -65,3 +65,33 @@ fn a_rail_that_closes_while_another_dials_comes_back() {
     say(true);
     pair.until("the steady rail is back", |pair| state(pair, steady) == RailState::Up);
 }
+
+/// The monitor said "up" of a rail that the endpoint had not heard of yet, nobody kept it, and the rail waited
+/// for a word that would not be spoken again.
+// proves: T7
+#[test]
+fn a_rail_that_is_added_after_the_monitor_spoke_of_it_comes_up() {
+    let mut pair = Pair {
+        nodes: [endpoint(1, 100), endpoint(2, 200)],
+        rails: plan(&[&[Tcp, Tcp]]),
+        spread: Spread::Home,
+    };
+    let late = path(0, 1);
+    let mut plans = [0, 1].map(|of| pair.peer_plan(of));
+    for (of, plan) in plans.iter_mut().enumerate() {
+        plan.rails[1].monitored = true;
+        let first = transport_endpoint::PeerPlan { rails: plan.rails[..1].to_vec(), ..plan.clone() };
+        pair.nodes[of].core().set_peer(&first).unwrap();
+    }
+    pair.until("the first rail is up", |pair| pair.rails_up() == 2);
+    for of in [0, 1] {
+        let peer = NodeId(2 - of as u16);
+        let verdict = Verdict { peer, path: late, up: true, round_trip: Duration::from_micros(30) };
+        pair.nodes[of].verdicts().post(verdict);
+    }
+    (0..100).for_each(|_| pair.turn());
+    for (of, plan) in plans.iter().enumerate() {
+        pair.nodes[of].core().set_peer(plan).unwrap();
+    }
+    pair.until("the rail that was added is up", |pair| pair.rails_up() == 4);
+}
