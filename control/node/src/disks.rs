@@ -1,8 +1,7 @@
 //! Opens the disks that the configuration gives to this node.
 
-use blockdev_proto::geometry::{DiskId, VolumeId};
 use blockdev_store::{AnyBacking, DiskFile, MemoryDisk, MemoryDiskRefusal, OpenMode, OpenRefusal, Ports};
-use control_proto::rows::{ClusterRows, DiskKind, DiskRow};
+use control_proto::rows::{ClusterRows, DiskKind, DiskRow, VirtualDiskRow};
 use std::fmt;
 use std::path::Path;
 use transport_proto::identity::NodeId;
@@ -34,39 +33,43 @@ impl std::error::Error for DiskStartRefusal {
     }
 }
 
-/// The disks of `node` that back a virtual disk.
-pub(crate) fn open_disks(
+/// The disk by which `node` reaches a virtual disk; `None` if it does not.
+pub(crate) fn disk_of<'a>(
+    rows: &'a ClusterRows,
+    node: NodeId,
+    volume: &VirtualDiskRow,
+) -> Option<&'a DiskRow> {
+    let here = volume.candidates.iter().find(|(candidate, _)| *candidate == node);
+    here.and_then(|(_, disk)| rows.disk(*disk))
+}
+
+/// Opens the disk by which `node` reaches a virtual disk.
+pub(crate) fn open_disk(
     rows: &ClusterRows,
     node: NodeId,
-) -> Result<Vec<(DiskId, VolumeId, AnyBacking)>, DiskStartRefusal> {
-    let mut disks = Vec::new();
-    for volume in &rows.virtual_disks {
-        let here = volume.candidates.iter().find(|(candidate, _)| *candidate == node);
-        let Some(row) = here.and_then(|(_, disk)| rows.disk(*disk)) else { continue };
-        let backing = match (row.kind, row.port(node)) {
-            (DiskKind::Memory, _) | (_, None) => {
-                let memory = MemoryDisk::new(volume.size_bytes, volume.block_bytes.get());
-                AnyBacking::Memory(
-                    memory.map_err(|source| DiskStartRefusal::Memory(row.name.clone(), source))?,
-                )
-            }
-            (DiskKind::File | DiskKind::Raw, Some(port)) => {
-                warn_of_machines(rows, row);
-                let mode = OpenMode {
-                    ports: if row.ports.len() > 1 { Ports::Dual } else { Ports::Single },
-                    read_only: volume.read_only,
-                    expected_data_bytes: Some(volume.size_bytes),
-                    ..OpenMode::default()
-                };
-                let opened = DiskFile::open(Path::new(&port.path), &mode);
-                let file = opened.map_err(|source| DiskStartRefusal::Open(row.name.clone(), source))?;
-                AnyBacking::File(Box::new(file))
-            }
-        };
-        tracing::info!(disk = row.name, volume = volume.name, access = backing.access(), "disk open");
-        disks.push((row.id, volume.id, backing));
-    }
-    Ok(disks)
+    volume: &VirtualDiskRow,
+    row: &DiskRow,
+) -> Result<AnyBacking, DiskStartRefusal> {
+    let backing = match (row.kind, row.port(node)) {
+        (DiskKind::Memory, _) | (_, None) => {
+            let memory = MemoryDisk::new(volume.size_bytes, volume.block_bytes.get());
+            AnyBacking::Memory(memory.map_err(|source| DiskStartRefusal::Memory(row.name.clone(), source))?)
+        }
+        (DiskKind::File | DiskKind::Raw, Some(port)) => {
+            warn_of_machines(rows, row);
+            let mode = OpenMode {
+                ports: if row.ports.len() > 1 { Ports::Dual } else { Ports::Single },
+                read_only: volume.read_only,
+                expected_data_bytes: Some(volume.size_bytes),
+                ..OpenMode::default()
+            };
+            let opened = DiskFile::open(Path::new(&port.path), &mode);
+            let file = opened.map_err(|source| DiskStartRefusal::Open(row.name.clone(), source))?;
+            AnyBacking::File(Box::new(file))
+        }
+    };
+    tracing::info!(disk = row.name, volume = volume.name, access = backing.access(), "disk open");
+    Ok(backing)
 }
 
 /// Ownership of a dual-ported disk is a lock of the kernel, and fences nobody on another machine.

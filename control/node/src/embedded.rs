@@ -2,35 +2,12 @@
 //! daemon.
 
 use crate::node::{Ended, Node, NodeOptions, NodeRefusal};
-use blockdev_engine::VirtualDisk;
-use std::fmt;
+use blockdev_engine::{Library, OpenRefusal, VirtualDisk};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
-
-/// Why a virtual disk was not opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownDisk {
-    /// The name asked for.
-    pub name: String,
-    /// The names there are.
-    pub known: Vec<String>,
-}
-
-impl fmt::Display for UnknownDisk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "no virtual disk {:?} in the configuration; there are: {}",
-            self.name,
-            self.known.join(", ")
-        )
-    }
-}
-
-impl std::error::Error for UnknownDisk {}
 
 /// A node of the cluster that runs on a thread of this process. Stops when dropped.
 ///
@@ -46,7 +23,7 @@ impl std::error::Error for UnknownDisk {}
 /// # }
 /// ```
 pub struct EmbeddedNode {
-    disks: Vec<(String, VirtualDisk)>,
+    library: Library,
     stop: Arc<AtomicBool>,
     waker: Arc<mio::Waker>,
     thread: Option<JoinHandle<io::Result<Ended>>>,
@@ -65,22 +42,19 @@ impl EmbeddedNode {
                     return Ok(Ended::Stopped);
                 }
             };
-            let _ = tell.send(Ok((node.disks(), node.stop_flag(), node.waker())));
+            let _ = tell.send(Ok((node.library(), node.stop_flag(), node.waker())));
             node.run()
         })?;
         let started =
             told.recv().map_err(|_| io::Error::other("the node's thread ended before it started"))?;
-        let (disks, stop, waker) = started?;
-        Ok(EmbeddedNode { disks, stop, waker, thread: Some(thread) })
+        let (library, stop, waker) = started?;
+        Ok(EmbeddedNode { library, stop, waker, thread: Some(thread) })
     }
 
-    /// Opens a virtual disk by name. Requests wait until a node serves it.
-    pub fn open(&self, name: &str) -> Result<VirtualDisk, UnknownDisk> {
-        let found = self.disks.iter().find(|(known, _)| known == name);
-        found.map(|(_, disk)| disk.clone()).ok_or_else(|| UnknownDisk {
-            name: name.to_owned(),
-            known: self.disks.iter().map(|(known, _)| known.clone()).collect(),
-        })
+    /// Opens a virtual disk by name, if its permissions let this process. Requests wait until a node serves
+    /// it.
+    pub fn open(&self, name: &str) -> Result<VirtualDisk, OpenRefusal> {
+        self.library.open(name)
     }
 
     /// Stops the node and waits for its end.

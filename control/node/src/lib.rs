@@ -2,20 +2,24 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 pub mod admin;
 pub mod config;
+mod ctid;
 mod disks;
 mod embedded;
 mod membership;
 mod memory;
 mod monitor;
+mod ndd;
 mod node;
 mod plan;
 pub mod report;
 mod station;
+mod surfaces;
 
 pub use disks::DiskStartRefusal;
-pub use embedded::{EmbeddedNode, UnknownDisk};
+pub use embedded::EmbeddedNode;
 pub use membership::VotesRefusal;
 pub use memory::BudgetTooSmall;
 pub use monitor::MonitorRefusal;

@@ -23,17 +23,14 @@ impl Monitor {
         key: &ClusterKey,
         board: Arc<VerdictBoard>,
     ) -> Result<Monitor, MonitorRefusal> {
-        let rails: Vec<WatchedRail> = rows
-            .rails_of(node)
-            .map(|rail| WatchedRail {
-                peer: rail.peer,
-                path: rail.path,
-                local: rail.local.heartbeat,
-                remote: rail.remote.heartbeat,
-            })
-            .collect();
+        let rails = watched(rows, node);
         let thread = MonitorThread::start(key, rows.connectivity, (node, incarnation), &rails, board)?;
         Ok(Monitor { thread, epoch: Epoch(0), disk_age_ms: 0 })
+    }
+
+    /// Watches the rails of these rows from now on.
+    pub(crate) fn set_rails(&self, rows: &ClusterRows, node: NodeId) {
+        self.thread.set_rails(&watched(rows, node));
     }
 
     /// Heartbeats bear this configuration number from now on.
@@ -67,4 +64,14 @@ impl Monitor {
     pub(crate) fn reports(&self) -> Vec<MonitorReport> {
         self.thread.reports()
     }
+}
+
+fn watched(rows: &ClusterRows, node: NodeId) -> Vec<WatchedRail> {
+    let rail = |rail: control_proto::rows::RailBetween<'_>| WatchedRail {
+        peer: rail.peer,
+        path: rail.path,
+        local: rail.local.heartbeat,
+        remote: rail.remote.heartbeat,
+    };
+    rows.rails_of(node).map(rail).collect()
 }

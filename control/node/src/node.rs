@@ -6,18 +6,19 @@
 
 use crate::admin::{Admin, AdminRefusal, Asked, Request, refusal};
 use crate::config::{Config, ConfigFaults};
-use crate::disks::{DiskStartRefusal, open_disks};
+use crate::ctid::RailKeeper;
+use crate::disks::DiskStartRefusal;
 use crate::membership::{Decision, MembershipClient, Votes, VotesRefusal};
 use crate::memory::{BudgetTooSmall, slab_layout};
 use crate::monitor::{Monitor, MonitorRefusal};
-use crate::plan::peer_plans;
+use crate::ndd::{self, DiskFault, DiskKeeper};
 use crate::report;
 use crate::station::{NodeClients, Station};
-use blockdev_engine::{BlockEngine, DiskRefusal, EngineEvent};
-use blockdev_nbd::{ListenAddress, NbdConfig, NbdServer};
-use blockdev_proto::geometry::VolumeId;
+use crate::surfaces::Surfaces;
+use blockdev_engine::{BlockEngine, DiskRefusal, EngineEvent, Library};
+use blockdev_nbd::ListenAddress;
 use control_proto::membership::{Input, View};
-use control_proto::rows::{ClusterRows, NbdAddress};
+use control_proto::rows::ClusterRows;
 use control_proto::view::{BrokenPath, ClusterView};
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use transport_endpoint::{Endpoint, EndpointConfig, FIRST_FREE_TOKEN, Idle, SpinSettings, StartError};
+use transport_endpoint::{Endpoint, EndpointConfig, Idle, SpinSettings, StartError};
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 
 /// How a node is started.
@@ -42,6 +43,15 @@ pub struct NodeOptions {
     pub socket: Option<PathBuf>,
     /// How the reactor waits.
     pub spin: SpinSettings,
+}
+
+impl From<DiskFault> for NodeRefusal {
+    fn from(fault: DiskFault) -> NodeRefusal {
+        match fault {
+            DiskFault::Open(refusal) => NodeRefusal::Disk(refusal),
+            DiskFault::Attach(refusal) => NodeRefusal::Attach(refusal),
+        }
+    }
 }
 
 impl NodeOptions {
@@ -127,9 +137,6 @@ pub enum Ended {
     VotesLost,
 }
 
-/// Event tokens: disks first, then a range for each NBD server.
-const DISK_TOKENS: usize = 1 << 12;
-const NBD_TOKENS: usize = 1 << 12;
 /// A stopping node waits this long for its clients' last answers.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// And this long for the others' word that it has left; two nodes are no majority without each other.
@@ -141,7 +148,9 @@ const ROUNDS_PER_CONTROL: u32 = 32;
 pub struct Node {
     pub(crate) station: Station,
     pub(crate) rows: Arc<ClusterRows>,
-    pub(crate) servers: Vec<NbdServer<Station>>,
+    pub(crate) surfaces: Surfaces,
+    rails: RailKeeper,
+    disks: DiskKeeper,
     pub(crate) monitor: Monitor,
     admin: Option<Admin>,
     pub(crate) view: Option<View>,
@@ -172,7 +181,6 @@ impl Node {
         options.config.node(options.id)?;
         let rows = Arc::new(options.config.rows.clone());
         let layout = slab_layout(&rows, options.id)?;
-        let disks = open_disks(&rows, options.id)?;
         let state = &options.state;
         std::fs::create_dir_all(state).map_err(|error| VotesRefusal::System(state.clone(), error))?;
         let votes = Votes::load(state)?;
@@ -188,23 +196,20 @@ impl Node {
         (config.tcp.receive, config.tcp.reserve) = (layout, layout);
         let mut endpoint = Endpoint::new(config, clients)?;
         let registry = endpoint.registry().try_clone()?;
-        for (number, (id, volume, backing)) in disks.into_iter().enumerate() {
-            let token = mio::Token(FIRST_FREE_TOKEN + number);
-            endpoint.clients().engine.attach_disk(&registry, token, id, volume, backing)?;
-        }
-        for plan in peer_plans(&rows, options.id) {
-            endpoint.core().set_peer(&plan)?;
-        }
+        let disks = DiskKeeper::start(&mut endpoint.clients().engine, registry, &rows, options.id)?;
+        let rails = RailKeeper::start(endpoint.core(), &rows, options.id)?;
         let monitor = Monitor::start(&rows, options.id, life, &options.config.key, endpoint.verdicts())?;
         let waker = endpoint.waker();
         let admin = options.socket.as_deref().map(|path| Admin::open(path, waker)).transpose()?;
-        let mut station = Station::new(endpoint, rows.clone());
-        let servers = start_nbd(&mut station, &rows, options.id)?;
+        let mut station = Station::new(endpoint, options.id, rows.clone());
+        let surfaces = Surfaces::start(&mut station, &rows)?;
         tracing::info!(node = options.id.0, cluster = rows.name, "node started");
         let mut node = Node {
             station,
             rows,
-            servers,
+            surfaces,
+            rails,
+            disks,
             monitor,
             admin,
             view: None,
@@ -231,15 +236,7 @@ impl Node {
             volumes: Arc::default(),
         };
         let (core, clients) = self.station.endpoint.parts();
-        for mapping in nobody.mappings() {
-            if let Err(fault) = clients.engine.mapping(core, &mapping) {
-                tracing::error!(
-                    volume = mapping.volume.0,
-                    ?fault,
-                    "the configuration gave no usable mapping"
-                );
-            }
-        }
+        nobody.mappings().for_each(|mapping| ndd::map(&mut clients.engine, core, &mapping));
     }
 
     /// Set to make the node stop; wake it by [`Node::waker`] afterwards.
@@ -252,18 +249,14 @@ impl Node {
         self.station.endpoint.waker()
     }
 
-    /// The virtual disks, for other threads of this process.
-    pub fn disks(&self) -> Vec<(String, blockdev_engine::VirtualDisk)> {
-        let library = &self.station.library;
-        let disk = |row: &control_proto::rows::VirtualDiskRow| {
-            (row.name.clone(), library.disk(row.id, row.size_bytes, row.block_bytes))
-        };
-        self.rows.virtual_disks.iter().map(disk).collect()
+    /// Opens virtual disks for other threads of this process.
+    pub fn library(&self) -> Library {
+        self.station.library.library()
     }
 
     /// Where the NBD servers listen.
     pub fn nbd_addresses(&self) -> Vec<ListenAddress> {
-        self.servers.iter().flat_map(|server| server.addresses().cloned()).collect()
+        self.surfaces.servers().flat_map(|server| server.addresses().cloned()).collect()
     }
 
     /// Drives the node until it is asked to stop.
@@ -300,10 +293,7 @@ impl Node {
         found += clients.engine.poll(core);
         found += self.station.poll_library();
         found += self.hand_out();
-        for index in 0..self.servers.len() {
-            self.station.server = index;
-            found += usize::from(self.servers[index].poll(&mut self.station));
-        }
+        found += self.surfaces.poll(&mut self.station);
         found + self.hand_out()
     }
 
@@ -312,21 +302,19 @@ impl Node {
     fn hand_out(&mut self) -> usize {
         let mut count = 0;
         while let Some((server, completion)) = self.station.next_completion() {
-            self.servers[server].complete(completion);
+            self.surfaces.complete(server, completion);
             count += 1;
         }
         if count > 0 {
-            for server in &mut self.servers {
-                server.flush();
-            }
+            self.surfaces.flush();
         }
         count
     }
 
     fn look(&mut self) -> io::Result<()> {
-        let servers = &mut self.servers;
+        let surfaces = &mut self.surfaces;
         self.station.endpoint.look(|_, _, event| {
-            servers.iter_mut().any(|server| server.handle_event(event));
+            surfaces.handle_event(event);
         })
     }
 
@@ -334,7 +322,7 @@ impl Node {
         let armed = self.station.endpoint.arm()
             && self.station.endpoint.clients().engine.arm()
             && self.station.library.arm()
-            && self.servers.iter_mut().all(NbdServer::arm);
+            && self.surfaces.arm();
         if !armed {
             self.station.endpoint.disarm();
             return Ok(());
@@ -343,9 +331,9 @@ impl Node {
         let clients = self.station.endpoint.clients();
         let deadline = clients.engine.next_deadline(now).min(clients.membership.machine().next_deadline());
         let at_most = if self.stopping.is_some() { Duration::from_millis(5) } else { deadline.since(now) };
-        let servers = &mut self.servers;
+        let surfaces = &mut self.surfaces;
         self.station.endpoint.sleep(at_most, |_, _, event| {
-            servers.iter_mut().any(|server| server.handle_event(event));
+            surfaces.handle_event(event);
         })
     }
 
@@ -372,11 +360,8 @@ impl Node {
                 return Some(ended);
             }
         }
-        for server in &mut self.servers {
-            while let Some(notice) = server.take_notice() {
-                tracing::info!("{notice}");
-            }
-        }
+        self.surfaces.control(&mut self.station);
+        self.station.close_idle();
         while let Some(asked) = self.admin.as_ref().and_then(|admin| admin.desk.take()) {
             self.answer(&asked);
         }
@@ -470,15 +455,7 @@ impl Node {
             view.departed.iter().map(|gone| (gone.node, gone.incarnation)).collect();
         core.configure_lives(view.epoch, &members, &departed);
         clients.engine.members(&members);
-        for mapping in cluster.mappings() {
-            if let Err(fault) = clients.engine.mapping(core, &mapping) {
-                tracing::error!(
-                    volume = mapping.volume.0,
-                    ?fault,
-                    "the configuration gave no usable mapping"
-                );
-            }
-        }
+        cluster.mappings().for_each(|mapping| ndd::map(&mut clients.engine, core, &mapping));
         self.monitor.configure(view.epoch);
         self.view = Some(view);
     }
@@ -523,13 +500,10 @@ impl Node {
         }
         let since = *self.stopping.get_or_insert_with(|| {
             tracing::info!("stopping");
-            for server in &mut self.servers {
-                server.stop();
-            }
+            self.surfaces.stop();
             Instant::now()
         });
-        let connections: usize = self.servers.iter().map(NbdServer::connections).sum();
-        if connections > 0 && since.elapsed() < STOP_TIME_MAX {
+        if self.surfaces.connections() > 0 && since.elapsed() < STOP_TIME_MAX {
             return None;
         }
         let Some(leaving) = self.leaving else {
@@ -546,42 +520,6 @@ impl Node {
 
 fn done() -> String {
     serde_json::json!({ "done": true }).to_string()
-}
-
-/// Mode and owner of a socket: whoever may connect may open every virtual disk behind it. Where they belong
-/// to different owners, that is this process's user alone.
-fn socket_permission(rows: &ClusterRows, exports: &[VolumeId]) -> (u32, Option<(u32, u32)>) {
-    let each = |volume: &VolumeId| {
-        let row = rows.permission(*volume);
-        (row.map_or(0o600, |row| u32::from(row.mode)), row.map(|row| (row.owner, row.group)))
-    };
-    let both = |one: (u32, _), other: (u32, _)| match one.1 == other.1 {
-        true => (one.0 & other.0, one.1),
-        false => (one.0 & other.0 & 0o600, None),
-    };
-    exports.iter().map(each).reduce(both).unwrap_or((0o600, None))
-}
-
-fn start_nbd(
-    station: &mut Station,
-    rows: &ClusterRows,
-    id: NodeId,
-) -> Result<Vec<NbdServer<Station>>, NodeRefusal> {
-    let mut servers = Vec::new();
-    for row in rows.nbd.iter().filter(|row| row.node == id) {
-        let listen = match &row.listen {
-            NbdAddress::Tcp(address) => ListenAddress::Tcp(*address),
-            NbdAddress::Unix(path) => {
-                let (mode, owner) = socket_permission(rows, &row.exports);
-                ListenAddress::Unix { path: path.into(), mode, owner }
-            }
-        };
-        let first = FIRST_FREE_TOKEN + DISK_TOKENS + servers.len() * NBD_TOKENS;
-        let config = NbdConfig { listen: vec![listen], ..NbdConfig::default() };
-        servers.push(NbdServer::new(station.endpoint.registry(), first..first + NBD_TOKENS, config)?);
-        station.add_exports(row.exports.clone());
-    }
-    Ok(servers)
 }
 
 #[cfg(test)]
@@ -603,51 +541,5 @@ mod tests {
         assert!(new_life(last_life(&view, NodeId(1))) > Incarnation(7));
         assert_eq!(new_life(last_life(&view, NodeId(3))), Incarnation(future + 1));
         assert_eq!(last_life(&view, NodeId(4)), Incarnation(0));
-    }
-
-    // proves: B8
-    #[test]
-    fn a_socket_in_front_of_several_disks_lets_in_only_who_may_open_all_of_them() {
-        let text = r#"
-            [cluster]
-            name = "one"
-            key = "a secret of sufficient length"
-            [[node]]
-            id = 1
-            [[disk]]
-            nodes = [1]
-            kind = "memory"
-            [[disk]]
-            nodes = [1]
-            kind = "memory"
-            [[virtual_disk]]
-            name = "open"
-            size = "1MiB"
-            disk = 1
-            [[virtual_disk]]
-            name = "secret"
-            size = "1MiB"
-            disk = 2
-            [[permission]]
-            virtual_disk = "open"
-            owner = 5
-            group = 6
-            mode = 0o666
-            [[permission]]
-            virtual_disk = "secret"
-            owner = OWNER
-            group = 6
-            mode = 0o640
-        "#;
-        let of = |owner: &str, exports: &[u32]| {
-            let config = Config::parse(std::path::Path::new("one.toml"), &text.replace("OWNER", owner));
-            let rows = config.unwrap_or_else(|faults| panic!("{faults}")).rows;
-            let exports: Vec<VolumeId> = exports.iter().map(|id| VolumeId(*id)).collect();
-            socket_permission(&rows, &exports)
-        };
-        assert_eq!(of("5", &[0]), (0o666, Some((5, 6))));
-        assert_eq!(of("5", &[0, 1]), (0o640, Some((5, 6))));
-        assert_eq!(of("7", &[0, 1]), (0o600, None));
-        assert_eq!(of("5", &[]), (0o600, None));
     }
 }

@@ -257,8 +257,8 @@ pub(crate) fn status(node: &mut Node) -> Status {
             stale: engine.master.stale,
         },
         nbd: node
-            .servers
-            .iter()
+            .surfaces
+            .servers()
             .map(|server| Nbd {
                 listen: server.addresses().map(ToString::to_string).collect(),
                 connections: server.connections(),

@@ -1,20 +1,25 @@
 //! The clients of one node's endpoint, and the node as the service below its NBD servers.
 
-use blockdev_engine::{BlockEngine, BlockIo, LibraryDesk, ReadData, RefusedWhy, WriteData};
+use crate::access::{Access, access};
+use crate::membership::MembershipClient;
+use blockdev_engine::{
+    BlockEngine, BlockIo, DeskWish, LibraryDesk, OpenRefusal as LibraryRefusal, Opened, Opening, ReadData,
+    RefusedWhy, WriteData,
+};
 use blockdev_nbd::{
     BlockAnswer, BlockCompletion, BlockErrno as NbdErrno, BlockIo as NbdIo, BlockOperation, BlockService,
-    Busy, ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason, VolumeHandle,
+    Busy, ClientIdentity, ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal,
+    SubmitRefusalReason, VolumeHandle,
 };
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{ByteRange, TRANSFER_BYTES_MAX, VolumeId};
 use blockdev_proto::wire::{Operation, RequestFlags};
-use control_proto::rows::ClusterRows;
+use control_proto::rows::{ClusterRows, VirtualDiskRow};
+use rustix::process::{getegid, geteuid, getgroups};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use transport_endpoint::{Clients, Completion, Core, Delivery, Endpoint, PeerEvent, SendBuffer};
 use transport_proto::identity::{ClientId, NodeId};
-
-use crate::membership::MembershipClient;
 
 /// All clients of the endpoint.
 pub(crate) struct NodeClients {
@@ -68,6 +73,7 @@ pub(crate) struct Station {
     /// The transport and its clients.
     pub(crate) endpoint: Endpoint<NodeClients>,
     pub(crate) rows: Arc<ClusterRows>,
+    pub(crate) node: NodeId,
     /// Which NBD server is calling: each has exports of its own.
     pub(crate) server: usize,
     exports: Vec<Vec<VolumeId>>,
@@ -77,16 +83,22 @@ pub(crate) struct Station {
     at_once: VecDeque<(usize, BlockCompletion<ReadData>)>,
     /// Requests of other threads of this process.
     pub(crate) library: LibraryDesk,
-    /// Openings by surfaces, per volume.
+    /// Openings by surfaces, per volume (SPEC B7).
     open: Vec<(VolumeId, usize)>,
+    /// Volumes that nobody has open any more, until the engine has let them go.
+    closing: Vec<VolumeId>,
+    /// This process, as a client of its own disks.
+    own: ClientIdentity,
+    user: u32,
 }
 
 impl Station {
-    pub(crate) fn new(endpoint: Endpoint<NodeClients>, rows: Arc<ClusterRows>) -> Station {
+    pub(crate) fn new(endpoint: Endpoint<NodeClients>, node: NodeId, rows: Arc<ClusterRows>) -> Station {
         let library = LibraryDesk::new(endpoint.waker());
         Station {
             endpoint,
             rows,
+            node,
             server: 0,
             exports: Vec::new(),
             tickets: Vec::new(),
@@ -94,12 +106,18 @@ impl Station {
             at_once: VecDeque::new(),
             library,
             open: Vec::new(),
+            closing: Vec::new(),
+            own: own_identity(),
+            user: geteuid().as_raw(),
         }
     }
 
-    /// The next NBD server's exports.
-    pub(crate) fn add_exports(&mut self, exports: Vec<VolumeId>) {
-        self.exports.push(exports);
+    /// What the NBD server of this number exports from now on.
+    pub(crate) fn set_exports(&mut self, server: usize, exports: &[VolumeId]) {
+        if self.exports.len() <= server {
+            self.exports.resize_with(server + 1, Vec::new);
+        }
+        self.exports[server] = exports.to_vec();
     }
 
     /// Volumes that surfaces have open, and how often.
@@ -149,20 +167,91 @@ impl Station {
     #[inline]
     pub(crate) fn poll_library(&mut self) -> usize {
         let (core, clients) = self.endpoint.parts();
-        self.library.poll(core, &mut clients.engine, |number| LIBRARY | u64::from(number))
+        let mut found = self.library.poll(core, &mut clients.engine, |number| LIBRARY | u64::from(number));
+        while let Some(wish) = self.library.next_wish() {
+            found += 1;
+            match wish {
+                DeskWish::Open(opening) => self.open_for_library(opening),
+                DeskWish::Close(volume) => self.close_one(volume),
+            }
+        }
+        found
     }
 
-    fn count_open(&mut self, volume: VolumeId, step: isize) {
-        match self.open.iter_mut().find(|(known, _)| *known == volume) {
-            Some((_, count)) => *count = count.saturating_add_signed(step),
-            None => self.open.push((volume, usize::from(step > 0))),
+    #[cold]
+    fn open_for_library(&mut self, opening: Opening) {
+        let rows = self.rows.clone();
+        let name = || opening.name().to_owned();
+        let result = match rows.virtual_disk_named(opening.name()) {
+            None => {
+                let known = rows.virtual_disks.iter().map(|row| row.name.clone()).collect();
+                Err(LibraryRefusal::Unknown { name: name(), known })
+            }
+            Some(row) => match self.access(row.id, &self.own) {
+                Access::Nothing => Err(LibraryRefusal::NotPermitted { name: name() }),
+                access if self.open_one(row.id) => Ok(Opened {
+                    volume: row.id,
+                    size_bytes: row.size_bytes,
+                    block_bytes: row.block_bytes,
+                    writable: access == Access::Write && !row.read_only,
+                }),
+                _ => Err(LibraryRefusal::Unknown { name: name(), known: Vec::new() }),
+            },
+        };
+        self.library.opened(opening, result);
+    }
+
+    fn access(&self, volume: VolumeId, client: &ClientIdentity) -> Access {
+        access(&self.rows, self.node, volume, client, self.user)
+    }
+
+    /// A surface opens a volume: the first opening sets it up. `false`: no mapping is known.
+    fn open_one(&mut self, volume: VolumeId) -> bool {
+        let (core, clients) = self.endpoint.parts();
+        if !clients.engine.open(core, volume) {
+            return false;
         }
-        self.open.retain(|(_, count)| *count > 0);
+        match self.open.iter_mut().find(|(known, _)| *known == volume) {
+            Some((_, count)) => *count += 1,
+            None => self.open.push((volume, 1)),
+        }
+        self.closing.retain(|known| *known != volume);
+        true
+    }
+
+    fn close_one(&mut self, volume: VolumeId) {
+        let Some((_, count)) = self.open.iter_mut().find(|(known, _)| *known == volume) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.open.retain(|(known, _)| *known != volume);
+            self.closing.push(volume);
+        }
+    }
+
+    /// Lets go of volumes that nobody has open any more: they are not set up again at the next
+    /// reconfiguration.
+    pub(crate) fn close_idle(&mut self) {
+        let (core, clients) = self.endpoint.parts();
+        self.closing.retain(|volume| !clients.engine.close(core, *volume));
     }
 
     fn exported(&self) -> &[VolumeId] {
         self.exports.get(self.server).map_or(&[], Vec::as_slice)
     }
+
+    /// The row behind an export of the server that is calling.
+    fn export(&self, export: &str) -> Option<&VirtualDiskRow> {
+        let exported = self.exported();
+        match export {
+            "" => exported.first().and_then(|volume| self.rows.virtual_disk(*volume)),
+            name => self.rows.virtual_disk_named(name).filter(|row| exported.contains(&row.id)),
+        }
+    }
+}
+
+fn own_identity() -> ClientIdentity {
+    let groups = getgroups().unwrap_or_default().into_iter().map(|group| group.as_raw()).collect();
+    ClientIdentity::Local { user: geteuid().as_raw(), group: getegid().as_raw(), groups }
 }
 
 /// A request of the NBD server in the engine's words; `None` for one that needs no engine.
@@ -208,30 +297,30 @@ impl BlockService for Station {
     type WriteBuffer = SendBuffer;
     type ReadData = ReadData;
 
-    fn open(&mut self, export: &str) -> Result<OpenedExport, OpenRefusal> {
-        let exported = self.exported();
-        let row = match export {
-            "" => exported.first().and_then(|volume| self.rows.virtual_disk(*volume)),
-            name => self.rows.virtual_disk_named(name).filter(|row| exported.contains(&row.id)),
-        };
-        let row = row.ok_or(OpenRefusal::Unknown)?;
+    fn open(&mut self, export: &str, client: &ClientIdentity) -> Result<OpenedExport, OpenRefusal> {
+        let row = self.export(export).ok_or(OpenRefusal::Unknown)?;
+        let access = self.access(row.id, client);
+        if access == Access::Nothing {
+            return Err(OpenRefusal::NotPermitted);
+        }
         let opened = OpenedExport {
             volume: VolumeHandle(row.id.0),
             size_bytes: row.size_bytes,
             block_bytes: row.block_bytes.get(),
             max_transfer_bytes: TRANSFER_BYTES_MAX,
-            read_only: row.read_only,
+            read_only: row.read_only || access < Access::Write,
             fast_zero: false,
             description: format!("virtual disk {} of cluster {}", row.name, self.rows.name),
         };
         let volume = row.id;
-        self.count_open(volume, 1);
-        Ok(opened)
+        if self.open_one(volume) { Ok(opened) } else { Err(OpenRefusal::Unreachable) }
     }
 
-    fn exports(&self) -> Vec<ExportEntry> {
+    fn exports(&self, client: &ClientIdentity) -> Vec<ExportEntry> {
         let rows = self.exported().iter().filter_map(|volume| self.rows.virtual_disk(*volume));
-        rows.map(|row| ExportEntry { name: row.name.clone(), description: String::new() }).collect()
+        rows.filter(|row| self.access(row.id, client) > Access::Nothing)
+            .map(|row| ExportEntry { name: row.name.clone(), description: String::new() })
+            .collect()
     }
 
     fn write_buffer(&mut self, _volume: VolumeHandle, _offset: u64, length: u32) -> Result<SendBuffer, Busy> {
@@ -270,6 +359,6 @@ impl BlockService for Station {
     }
 
     fn close(&mut self, volume: VolumeHandle) {
-        self.count_open(VolumeId(volume.0), -1);
+        self.close_one(VolumeId(volume.0));
     }
 }

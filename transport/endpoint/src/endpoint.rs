@@ -51,7 +51,12 @@ impl EndpointConfig {
             node,
             incarnation,
             key,
-            clients: vec![ClientId::MEMBERSHIP, ClientId::BLOCK, ClientId::USER],
+            clients: vec![
+                ClientId::MEMBERSHIP,
+                ClientId::BLOCK,
+                ClientId::USER,
+                ClientId::CONFIGURATION,
+            ],
             spin: SpinSettings::default(),
             local_memory: SlabLayout::default(),
             shm: SlabLayout::default(),

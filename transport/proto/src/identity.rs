@@ -28,6 +28,14 @@ impl ClientId {
     pub const BLOCK: ClientId = ClientId(1);
     /// Free for measurements and for programs that use the transport alone.
     pub const USER: ClientId = ClientId(2);
+    /// The replicated log of the configuration.
+    pub const CONFIGURATION: ClientId = ClientId(3);
+
+    /// Whether it speaks also with nodes that are no members (yet): what it carries is what makes members.
+    #[inline]
+    pub const fn makes_members(self) -> bool {
+        matches!(self, ClientId::MEMBERSHIP | ClientId::CONFIGURATION)
+    }
 }
 
 /// Clients that one endpoint can serve; the size of per-peer tables that are indexed by [`ClientId`].

@@ -320,7 +320,7 @@ impl<M, H> Session<M, H> {
     /// Whether a message of this client would be taken now.
     #[inline]
     pub fn may_send(&mut self, client: ClientId) -> Result<(), SendRefusal> {
-        if !self.member && client != ClientId::MEMBERSHIP {
+        if !self.member && !client.makes_members() {
             return Err(SendRefusal::NoPeer);
         }
         if self.peer_incarnation.is_none() {
@@ -412,7 +412,7 @@ impl<M, H> Session<M, H> {
     // --- receiving ---
 
     /// Takes in a frame if it may be looked at: it is for this node, from the peer's present life, from a
-    /// member (membership traffic may come from a node that wants to become one), for a client that is there.
+    /// member (what makes members may come from a node that wants to become one), for a client that is there.
     /// Its acknowledgement and credit count at once and yield each message that is complete.
     #[inline]
     pub fn receive(
@@ -425,7 +425,7 @@ impl<M, H> Session<M, H> {
         let ours = header.destination == self.names.source
             && header.source == self.names.destination
             && Some(header.incarnation()) == self.peer_incarnation;
-        if !ours || (!self.member && client != ClientId::MEMBERSHIP) {
+        if !ours || (!self.member && !client.makes_members()) {
             return Err(self.drop_frame(ours));
         }
         let place = self.streams.get_mut(usize::from(client.0)).and_then(|place| place.as_deref_mut());
