@@ -142,11 +142,6 @@ impl DiskKeeper {
             tracing::info!(disk = disk.0, "disk let go");
         }
     }
-
-    /// When [`DiskKeeper::control`] has something to try again.
-    pub(crate) fn again_in(&self) -> Option<Duration> {
-        self.again_at.map(|at| at.saturating_duration_since(Instant::now()))
-    }
 }
 
 /// Gives the engine a mapping.

@@ -360,8 +360,7 @@ impl Node {
                 return Some(ended);
             }
         }
-        self.surfaces.control(&mut self.station);
-        self.station.close_idle();
+        self.tidy_up();
         while let Some(asked) = self.admin.as_ref().and_then(|admin| admin.desk.take()) {
             self.answer(&asked);
         }
@@ -458,6 +457,44 @@ impl Node {
         cluster.mappings().for_each(|mapping| ndd::map(&mut clients.engine, core, &mapping));
         self.monitor.configure(view.epoch);
         self.view = Some(view);
+    }
+
+    /// Acts on rows that changed, while everything runs: rails, then disks, then what surfaces serve. The
+    /// mappings by these rows come after it.
+    #[allow(dead_code, reason = "rows change once they come out of the replicated database")]
+    pub(crate) fn follow_rows(&mut self, rows: Arc<ClusterRows>) {
+        let before = std::mem::replace(&mut self.rows, rows.clone());
+        self.station.rows = rows.clone();
+        let (core, clients) = self.station.endpoint.parts();
+        self.rails.follow(core, &self.monitor, &rows);
+        let news = self.disks.follow(&mut clients.engine, &rows);
+        for volume in ndd::removed(&before, &rows) {
+            tracing::info!(volume = volume.0, "the virtual disk is not configured any more");
+            self.surfaces.close_volume(volume);
+            clients.engine.remove(core, volume);
+        }
+        self.surfaces.follow(&mut self.station, &rows);
+        self.tell_paths(news);
+    }
+
+    /// Tells the membership of paths that this node found broken or mended by itself.
+    fn tell_paths(&mut self, news: Vec<(BrokenPath, bool)>) {
+        let (core, clients) = self.station.endpoint.parts();
+        for (path, broken) in news {
+            let input = if broken { Input::PathBroken(path) } else { Input::PathMended(path) };
+            clients.membership.tell(core, input);
+        }
+    }
+
+    /// Tries again what could not be done when rows changed.
+    fn tidy_up(&mut self) {
+        self.surfaces.control(&mut self.station);
+        self.station.close_idle();
+        let rows = self.rows.clone();
+        let (core, clients) = self.station.endpoint.parts();
+        self.rails.control(core);
+        let news = self.disks.control(&mut clients.engine, &rows);
+        self.tell_paths(news);
     }
 
     /// The configuration number in force here.

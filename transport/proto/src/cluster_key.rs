@@ -49,6 +49,7 @@ pub enum Purpose {
 /// The cluster's secret, ready to use. Shows nothing of itself in logs.
 #[derive(Clone)]
 pub struct ClusterKey {
+    bytes: [u8; 32],
     /// HMAC state that has absorbed the key: a clone of it saves two rounds of SHA-256 for each hash.
     primed: Hmac<Sha256>,
     tag: ClusterTag,
@@ -65,10 +66,20 @@ impl ClusterKey {
             .chain_update(tag.0)
             .chain_update(secret)
             .finalize();
+        ClusterKey::of_bytes(cluster_name, key.into())
+    }
+
+    /// The key of the cluster with this name, as [`ClusterKey::expose`] gave it.
+    pub fn of_bytes(cluster_name: &str, bytes: [u8; 32]) -> ClusterKey {
         // HMAC pads a key with zeros to the hash's block.
         let mut block = [0; 64];
-        block[..32].copy_from_slice(&key);
-        ClusterKey { primed: Hmac::new(&block.into()), tag }
+        block[..32].copy_from_slice(&bytes);
+        ClusterKey { bytes, primed: Hmac::new(&block.into()), tag: ClusterTag::of_name(cluster_name) }
+    }
+
+    /// The key itself, to be kept where nobody else reads it, or to be given to a node that joins.
+    pub fn expose(&self) -> [u8; 32] {
+        self.bytes
     }
 
     /// The cluster's tag.
@@ -116,6 +127,14 @@ mod tests {
         assert!(!key.verify(Purpose::Hello, &[b"abc"], &mac[..15]));
         let south = ClusterKey::derive("south", b"0123456789abcdef");
         assert!(!south.verify(Purpose::Hello, &[b"abc"], &mac));
+    }
+
+    #[test]
+    fn a_key_that_was_kept_is_the_same_key() {
+        let key = ClusterKey::derive("north", b"0123456789abcdef");
+        let kept = ClusterKey::of_bytes("north", key.expose());
+        assert!(kept.verify(Purpose::Hello, &[b"x"], &key.sign(Purpose::Hello, &[b"x"])));
+        assert_eq!(kept.tag(), key.tag());
     }
 
     #[test]
