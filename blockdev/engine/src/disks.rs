@@ -102,8 +102,8 @@ impl BlockEngine {
     pub fn detach_disk(&mut self, registry: &Registry, id: DiskId) -> bool {
         let Some(place) = self.disks.iter().position(|disk| disk.id == id) else { return true };
         let disk = &mut self.disks[place];
-        let in_hand = self.master.disk_in_hand(disk.volume) == id
-            && self.master.gate(disk.volume) != GatePhase::Closed;
+        let in_hand =
+            self.master.disk_in_hand(disk.volume) == id && self.master.gate(disk.volume) != GatePhase::Closed;
         let busy = disk.drive.in_flight() > 0 || !disk.waiting.is_empty();
         if in_hand || busy || self.wishes.iter().any(|wish| wish.disk() == id) {
             return false;

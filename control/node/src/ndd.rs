@@ -74,9 +74,7 @@ impl DiskKeeper {
         let token = mio::Token(self.next_token);
         let last = FIRST_FREE_TOKEN + crate::surfaces::DISK_TOKENS - 1;
         self.next_token = if self.next_token < last { self.next_token + 1 } else { FIRST_FREE_TOKEN };
-        engine
-            .attach_disk(&self.registry, token, row.id, volume.id, backing)
-            .map_err(DiskFault::Attach)?;
+        engine.attach_disk(&self.registry, token, row.id, volume.id, backing).map_err(DiskFault::Attach)?;
         self.attached.push(row.id);
         Ok(())
     }

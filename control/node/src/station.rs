@@ -8,8 +8,8 @@ use blockdev_engine::{
 };
 use blockdev_nbd::{
     BlockAnswer, BlockCompletion, BlockErrno as NbdErrno, BlockIo as NbdIo, BlockOperation, BlockService,
-    Busy, ClientIdentity, ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal,
-    SubmitRefusalReason, VolumeHandle,
+    Busy, ClientIdentity, ExportEntry, Extent, OpenRefusal, OpenedExport, SubmitRefusal, SubmitRefusalReason,
+    VolumeHandle,
 };
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{ByteRange, TRANSFER_BYTES_MAX, VolumeId};

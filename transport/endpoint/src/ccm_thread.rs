@@ -332,9 +332,8 @@ impl Watch {
     fn watch(&mut self, rails: &[WatchedRail]) -> Result<(), MonitorRefusal> {
         let (now, board) = (self.now(), self.board.clone());
         self.rails = rails.to_vec();
-        self.sockets.retain(|socket| {
-            rails.iter().any(|rail| (rail.path, rail.local) == (socket.path, socket.local))
-        });
+        self.sockets
+            .retain(|socket| rails.iter().any(|rail| (rail.path, rail.local) == (socket.path, socket.local)));
         for place in 0..self.peers.len() {
             let peer = self.peers[place].peer();
             let gone: Vec<Path> = self.peers[place].rails().map(|rail| rail.path).collect();

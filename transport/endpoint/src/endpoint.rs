@@ -51,12 +51,7 @@ impl EndpointConfig {
             node,
             incarnation,
             key,
-            clients: vec![
-                ClientId::MEMBERSHIP,
-                ClientId::BLOCK,
-                ClientId::USER,
-                ClientId::CONFIGURATION,
-            ],
+            clients: vec![ClientId::MEMBERSHIP, ClientId::BLOCK, ClientId::USER, ClientId::CONFIGURATION],
             spin: SpinSettings::default(),
             local_memory: SlabLayout::default(),
             shm: SlabLayout::default(),
