@@ -1,5 +1,5 @@
-//! The transport in line with the rows (SPEC T7): peers, links and rails are set up, changed and dropped while
-//! traffic runs.
+//! The transport in line with the rows (SPEC T7): peers, links and rails are set up, changed and dropped
+//! while traffic runs.
 
 use crate::monitor::Monitor;
 use crate::plan::peer_plans;

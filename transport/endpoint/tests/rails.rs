@@ -66,8 +66,8 @@ fn a_rail_that_closes_while_another_dials_comes_back() {
     pair.until("the steady rail is back", |pair| state(pair, steady) == RailState::Up);
 }
 
-/// The monitor said "up" of a rail that the endpoint had not heard of yet, nobody kept it, and the rail waited
-/// for a word that would not be spoken again.
+/// The monitor said "up" of a rail that the endpoint had not heard of yet, nobody kept it, and the rail
+/// waited for a word that would not be spoken again.
 // proves: T7
 #[test]
 fn a_rail_that_is_added_after_the_monitor_spoke_of_it_comes_up() {
