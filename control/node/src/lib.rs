@@ -8,6 +8,7 @@ pub mod config;
 mod ctid;
 mod disks;
 mod embedded;
+pub mod join;
 mod membership;
 mod memory;
 mod monitor;

@@ -44,6 +44,8 @@ pub enum Purpose {
     Heartbeat = 4,
     /// The last words of a node that fails.
     Distress = 5,
+    /// Secrets of join tokens, and the fingerprint of the key.
+    JoinToken = 16,
 }
 
 /// The cluster's secret, ready to use. Shows nothing of itself in logs.
