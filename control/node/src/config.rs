@@ -8,11 +8,14 @@ mod disks;
 mod document;
 mod links;
 mod mistake;
+mod write;
 
 pub use mistake::{
     AddressMistake, ConfigFault, ConfigFaults, DiskMistake, KeyMistake, LinkMistake, Mistake, Place, Row,
     RowMistake, SettingMistake,
 };
+
+pub use write::{key_text, row_to_json, size_text, to_json, to_toml};
 
 use check::Check;
 use control_proto::rows::{ClusterRows, NodeRow};
@@ -48,11 +51,21 @@ impl Config {
     /// Checks the text of a file. `file` is for messages and relative paths; only a key file is read from
     /// disk.
     pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigFaults> {
-        let document: Document = toml::from_str(text).map_err(|fault| {
-            let place = fault.span().map_or(Place::default(), |span| Place::of(text, span.start));
-            ConfigFaults::one(file, place, Mistake::Syntax { message: fault.message().to_owned() })
+        Check::new(file, text).run(&document(file, text)?)
+    }
+
+    /// Reads the rows of a file that may have no key, such as an exported one.
+    pub fn load_rows(file: &Path) -> Result<ClusterRows, ConfigFaults> {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+        let text = std::fs::read_to_string(&file).map_err(|fault| {
+            ConfigFaults::one(&file, Place::default(), Mistake::Unreadable { kind: fault.kind() })
         })?;
-        Check::new(file, text).run(&document)
+        Config::parse_rows(&file, &text)
+    }
+
+    /// Checks the rows of a text, as [`Config::load_rows`].
+    pub fn parse_rows(file: &Path, text: &str) -> Result<ClusterRows, ConfigFaults> {
+        Check::new(file, text).run_keyless(&document(file, text)?)
     }
 
     /// The row of the node that this process is to be.
@@ -63,6 +76,13 @@ impl Config {
             ConfigFaults::one(&self.file, Place::default(), mistake)
         })
     }
+}
+
+fn document(file: &Path, text: &str) -> Result<Document, ConfigFaults> {
+    toml::from_str(text).map_err(|fault| {
+        let place = fault.span().map_or(Place::default(), |span| Place::of(text, span.start));
+        ConfigFaults::one(file, place, Mistake::Syntax { message: fault.message().to_owned() })
+    })
 }
 
 #[cfg(test)]

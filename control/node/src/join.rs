@@ -5,15 +5,18 @@
 //! |---|---|
 //! | `token.rs` | the word that an operator carries from a node to the new machine |
 //! | `request.rs` | what the machine wants, and what it is told |
+//! | `rows.rs` | from the wish to rows |
 //! | `exchange.rs` | the conversation, proven both ways and hidden, over any stream |
 //! | `door.rs` | the join port: a few conversations at once, each with a limit of time |
 
 mod door;
 mod exchange;
 mod request;
+mod rows;
 mod token;
 
 pub use door::{Door, DoorRefusal, Doorkeeper, knock};
 pub use exchange::{ANSWER_BYTES_MAX, ExchangeFault, REQUEST_BYTES_MAX};
 pub use request::{JoinAnswer, JoinRequest, RailAddressAsked, Welcome};
+pub use rows::{NewcomerRefusal, newcomer};
 pub use token::{CONTACTS_MAX, Fingerprint, JoinToken, TokenFault, TokenId, TokenSecret};

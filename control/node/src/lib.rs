@@ -16,6 +16,7 @@ mod ndd;
 mod node;
 mod plan;
 pub mod report;
+pub mod scheme;
 mod station;
 mod surfaces;
 

@@ -10,6 +10,7 @@ use super::{
     AddressMistake, Config, ConfigFault, ConfigFaults, KeyMistake, Mistake, Place, Row, RowMistake,
     SettingMistake,
 };
+use crate::scheme::PORT_BASE_USUAL;
 use blockdev_proto::geometry::VolumeId;
 use control_proto::rows::{
     ClusterRows, MembershipTimes, NAME_BYTES_MAX, NODES_MAX, NbdAddress, NbdRow, NodeRow, PermissionRow,
@@ -51,12 +52,33 @@ impl<'a> Check<'a> {
         Check { file, text, faults: Vec::new(), nodes: Vec::new(), uses: AddressUses::default() }
     }
 
+    /// Rows and key.
     pub(super) fn run(mut self, document: &Document) -> Result<Config, ConfigFaults> {
+        let key = self.key(document);
+        let file = self.file.to_path_buf();
+        let rows = self.rows(document);
+        match key {
+            Some(key) if self.faults.is_empty() => Ok(Config { file, rows, key }),
+            _ => Err(self.into_faults()),
+        }
+    }
+
+    /// Rows alone; a key may be left out and is not looked at.
+    pub(super) fn run_keyless(mut self, document: &Document) -> Result<ClusterRows, ConfigFaults> {
+        let rows = self.rows(document);
+        if self.faults.is_empty() { Ok(rows) } else { Err(self.into_faults()) }
+    }
+
+    fn into_faults(mut self) -> ConfigFaults {
+        self.faults.sort_by_key(|fault| fault.place);
+        ConfigFaults { file: self.file.to_path_buf(), faults: self.faults }
+    }
+
+    fn rows(&mut self, document: &Document) -> ClusterRows {
         let cluster = document.cluster.get_ref();
         let name = self.name(&cluster.name);
-        let key = self.key(document);
         self.read_nodes(&document.node, self.place(&document.cluster));
-        let cluster_port_base = cluster.port_base.unwrap_or(super::links::PORT_BASE_USUAL);
+        let cluster_port_base = cluster.port_base.unwrap_or(PORT_BASE_USUAL);
         let links = self.read_links(&document.link, &name, cluster_port_base);
         let disks = self.read_disks(&document.disk);
         let virtual_disks = self.read_virtual_disks(&document.virtual_disk, &disks);
@@ -79,13 +101,7 @@ impl<'a> Check<'a> {
             membership,
         };
         rows.sort();
-        match key {
-            Some(key) if self.faults.is_empty() => Ok(Config { file: self.file.to_path_buf(), rows, key }),
-            _ => {
-                self.faults.sort_by_key(|fault| fault.place);
-                Err(ConfigFaults { file: self.file.to_path_buf(), faults: self.faults })
-            }
-        }
+        rows
     }
 
     // --- tools of all modules ---
@@ -253,7 +269,9 @@ impl<'a> Check<'a> {
         }
         self.nodes.sort_by_key(|entry| entry.row.id);
         let ids: Vec<NodeId> = self.nodes.iter().map(|entry| entry.row.id).collect();
-        let voters = voters_usual(&ids);
+        let written = sections.iter().filter(|section| section.get_ref().voter == Some(true));
+        let written: Vec<NodeId> = written.map(|section| NodeId(*section.get_ref().id.get_ref())).collect();
+        let voters = if written.is_empty() { voters_usual(&ids) } else { written };
         self.nodes.iter_mut().for_each(|entry| entry.row.voter = voters.contains(&entry.row.id));
     }
 
@@ -368,10 +386,11 @@ impl<'a> Check<'a> {
         let usual = MembershipTimes::default();
         let suspect = self.within(&section.suspect_ms, "suspect_ms", 20, 60_000);
         let lease = self.within(&section.lease_ms, "lease_ms", 40, 120_000);
+        let hung_disk = self.within(&section.hung_disk_ms, "hung_disk_ms", 100, 3_600_000);
         let times = MembershipTimes {
             suspect: suspect.map_or(usual.suspect, Duration::from_millis),
             lease: lease.map_or(usual.lease, Duration::from_millis),
-            ..usual
+            hung_disk: hung_disk.map_or(usual.hung_disk, Duration::from_millis),
         };
         if times.suspect >= times.lease {
             let place = section.suspect_ms.as_ref().or(section.lease_ms.as_ref()).map(|key| self.place(key));

@@ -2,7 +2,8 @@
 
 use super::check::Check;
 use super::document::{
-    CandidateSection, DiskKindName, DiskSection, Reference, Selection, Spanned, VirtualDiskSection,
+    CandidateSection, DiskKindName, DiskSection, LostQuorumName, Reference, Selection, Spanned,
+    VirtualDiskSection,
 };
 use super::{DiskMistake, Place, Row, RowMistake};
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
@@ -160,7 +161,10 @@ impl Check<'_> {
             let candidates = self.candidates(virtual_disk, disks, place);
             self.check_disk_free(&rows, &candidates, disks, place);
             let read_only = virtual_disk.read_only;
-            let on_lost_quorum = LostQuorum::default();
+            let on_lost_quorum = match virtual_disk.on_lost_quorum {
+                LostQuorumName::Suspend => LostQuorum::Suspend,
+                LostQuorumName::Fail => LostQuorum::Fail,
+            };
             let row =
                 VirtualDiskRow { id, name, candidates, size_bytes, block_bytes, read_only, on_lost_quorum };
             rows.push((row, place));

@@ -1,8 +1,8 @@
 //! The file as people write it. What is here is checked for shape only; meaning is checked in the sibling
 //! modules.
 
-use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 pub(super) use toml::Spanned;
@@ -42,7 +42,7 @@ pub(super) struct ClusterSection {
     pub(super) spread: SpreadName,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum SpreadName {
     Single,
@@ -74,6 +74,7 @@ pub(super) struct HeartbeatSection {
 pub(super) struct MembershipSection {
     pub(super) suspect_ms: Option<Spanned<u64>>,
     pub(super) lease_ms: Option<Spanned<u64>>,
+    pub(super) hung_disk_ms: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize)]
@@ -83,11 +84,13 @@ pub(super) struct NodeSection {
     pub(super) name: Option<Spanned<String>>,
     pub(super) host: Option<Spanned<String>>,
     pub(super) port_base: Option<u16>,
+    pub(super) voter: Option<bool>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LinkSection {
+    pub(super) number: Option<Spanned<u32>>,
     pub(super) id: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) nodes: Selection,
@@ -97,6 +100,7 @@ pub(super) struct LinkSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RailSection {
+    pub(super) id: Option<Spanned<u8>>,
     pub(super) kind: RailKind,
     #[serde(default)]
     pub(super) addresses: BTreeMap<String, Spanned<String>>,
@@ -104,7 +108,7 @@ pub(super) struct RailSection {
     pub(super) heartbeats: BTreeMap<String, Spanned<String>>,
 }
 
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum RailKind {
     Shm,
@@ -123,7 +127,7 @@ pub(super) struct DiskSection {
     pub(super) paths: Option<Spanned<Vec<String>>>,
 }
 
-#[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum DiskKindName {
     #[default]
@@ -141,11 +145,21 @@ pub(super) struct VirtualDiskSection {
     pub(super) block_size: Option<Spanned<Size>>,
     #[serde(default)]
     pub(super) read_only: bool,
+    #[serde(default)]
+    pub(super) on_lost_quorum: LostQuorumName,
     pub(super) disk: Option<Spanned<Reference>>,
     pub(super) primary: Option<Spanned<CandidateSection>>,
     pub(super) secondary: Option<Spanned<CandidateSection>>,
     #[serde(default)]
     pub(super) others: Vec<Spanned<CandidateSection>>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum LostQuorumName {
+    #[default]
+    Suspend,
+    Fail,
 }
 
 #[derive(Deserialize)]

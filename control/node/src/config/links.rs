@@ -5,15 +5,11 @@
 use super::check::Check;
 use super::document::{LinkSection, RailKind, RailSection, Reference, Spanned};
 use super::{AddressMistake, LinkMistake, Place, Row, RowMistake};
+use crate::scheme::{PORTS_PER_NODE, shm_name};
 use control_proto::rows::{LinkNumber, LinkRow, RailAddress, RailEnd, RailRow};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use transport_proto::identity::{LINKS_MAX, LinkId, NodeId, Path, RAILS_MAX, RailId};
-
-/// First port of node 1, unless the cluster or the node says otherwise.
-pub(super) const PORT_BASE_USUAL: u16 = 7400;
-/// Ports of one node: data and heartbeats of each path.
-const PORTS_PER_NODE: u32 = 2 * Path::COUNT_MAX as u32;
 
 /// What the addresses of a link's rails are made of.
 struct Naming<'a> {
@@ -41,18 +37,29 @@ impl Check<'_> {
             }
             let id = LinkId(id as u8);
             let nodes = self.selected_nodes(&link.nodes);
-            if nodes.len() < 2 {
+            // The links of a cluster's first node wait for the second.
+            if nodes.len() < 2 && self.nodes.len() > 1 {
                 self.fault(place, LinkMistake::LinkOfOne);
             }
             self.check_pairs(&rows, id, &nodes, place);
             let naming = Naming { cluster, port_base, link: id };
             let rails = self.read_rails(&link.rails, &nodes, &naming);
-            let number = LinkNumber(position as u32);
+            let number = self.link_number(link, position, &rows);
             rows.push((LinkRow { number, id, nodes, rails }, place));
         }
         let rows: Vec<LinkRow> = rows.into_iter().map(|(row, _)| row).collect();
         self.check_joined(&rows);
         rows
+    }
+
+    /// The number of a link's row.
+    fn link_number(&mut self, link: &LinkSection, position: usize, rows: &[(LinkRow, Place)]) -> LinkNumber {
+        let number = LinkNumber(link.number.as_ref().map_or(position as u32, |number| *number.get_ref()));
+        if let Some((_, first)) = rows.iter().find(|(row, _)| row.number == number) {
+            let place = link.number.as_ref().map_or(*first, |number| self.place(number));
+            self.fault(place, RowMistake::DuplicateId { row: Row::Link, id: number.0, first: *first });
+        }
+        number
     }
 
     /// No two links of one number may join the same two nodes.
@@ -94,9 +101,22 @@ impl Check<'_> {
         self.limit(Row::Rail, sections.len(), RAILS_MAX, place);
         let mut rails = Vec::new();
         for (position, section) in sections.iter().take(RAILS_MAX).enumerate() {
-            let id = RailId(position as u8);
             let rail = section.get_ref();
             let place = self.place(section);
+            let id = RailId(rail.id.as_ref().map_or(position as u8, |id| *id.get_ref()));
+            if usize::from(id.0) >= RAILS_MAX {
+                let (found, most) = (u32::from(id.0), RAILS_MAX as u32 - 1);
+                self.fault(place, RowMistake::IdTooLarge { row: Row::Rail, found, most });
+                continue;
+            }
+            if rails.iter().any(|other: &RailRow| other.id == id) {
+                let id = u32::from(id.0);
+                self.fault(
+                    place,
+                    RowMistake::DuplicateId { row: Row::Rail, id, first: self.place(&sections[0]) },
+                );
+                continue;
+            }
             if rail.kind == RailKind::Shm {
                 self.check_one_host(nodes, place);
                 if !rail.addresses.is_empty() {
@@ -145,7 +165,7 @@ impl Check<'_> {
         let entry = self.nodes.iter().find(|entry| entry.row.id == node)?;
         let (name, host) = (entry.row.name.clone(), entry.row.host);
         let path = Path { link: naming.link, rail: id };
-        let by_rule = u32::from(naming.port_base) + PORTS_PER_NODE * (u32::from(node.0).saturating_sub(1));
+        let by_rule = u32::from(naming.port_base) + PORTS_PER_NODE * u32::from(node.0).saturating_sub(1);
         let base = entry.port_base.map_or(by_rule, u32::from);
         let port = base + 2 * path.index() as u32;
         let Ok(port) = u16::try_from(port + 1).map(|heartbeat_port| heartbeat_port - 1) else {
@@ -158,10 +178,7 @@ impl Check<'_> {
         let heartbeat = heartbeat.unwrap_or(SocketAddr::new(data.ip(), port + 1));
         let address = match rail.kind {
             RailKind::Tcp => RailAddress::Tcp(data),
-            RailKind::Shm => RailAddress::Shm(format!(
-                "netdisk/{}/{}/{}.{}",
-                naming.cluster, node.0, path.link.0, path.rail.0
-            )),
+            RailKind::Shm => RailAddress::Shm(shm_name(naming.cluster, node, path)),
         };
         if let Err(taken) = self.uses.claim_rail(&address, heartbeat, &format!("{name}, {path}"), place) {
             self.fault(place, taken);

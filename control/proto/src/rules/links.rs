@@ -14,7 +14,8 @@ pub(super) fn check(rows: &ClusterRows, row: &LinkRow, out: &mut Vec<RowFault>) 
         out.push(RowFault::LinkIdTooLarge { id: row.id.0 });
     }
     check_nodes(rows, row.nodes.iter().copied(), out);
-    if row.nodes.len() < 2 {
+    // The links of a cluster's first node wait for the second.
+    if row.nodes.is_empty() || (row.nodes.len() < 2 && rows.nodes.len() > 1) {
         out.push(RowFault::LinkOfOne);
     }
     check_pairs(rows, row, out);
