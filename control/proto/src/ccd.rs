@@ -52,7 +52,7 @@ pub use refusal::Refusal;
 pub use row::{Row, RowChange, RowKey, SettingsRow, Table};
 pub use session::ANSWERS_MAX;
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotFault};
-pub use token::{TOKENS_MAX, TokenHash, TokenRow};
+pub use token::{TOKENS_MAX, TokenHash, TokenRow, TokenUse};
 pub use tombstone::{DistressLevel, REASON_BYTES_MAX, Tombstone};
 
 #[cfg(test)]

@@ -114,10 +114,13 @@ pub enum Change {
     CreateToken(TokenRow),
     /// An invitation is taken back.
     RevokeToken(TokenHash),
-    /// An invitation is used: the token goes, the rows come, both or nothing.
+    /// An invitation is used: the token is spent, the rows come, both or nothing. The same nonce may ask
+    /// again, and is told that it is done.
     Join {
         /// Of the secret that was shown.
         token: TokenHash,
+        /// Of the machine that showed it.
+        nonce: [u8; 16],
         /// Wall-clock time at whoever was shown it, ms since 1970.
         unix_ms: u64,
         /// The new node's row, and its ends of the links.
@@ -170,6 +173,6 @@ coded! {
         3 = Ack { reconfiguration, member }, 4 = Proceed { reconfiguration },
         5 = Cancel { reconfiguration, why }, 6 = Membership { expect, members, broken, causes },
         7 = RaiseEpoch { above }, 8 = Distress { member, level, reason }, 9 = Clear { node },
-        10 = CreateToken(token), 11 = RevokeToken(hash), 12 = Join { token, unix_ms, changes }
+        10 = CreateToken(token), 11 = RevokeToken(hash), 12 = Join { token, nonce, unix_ms, changes }
     }
 }

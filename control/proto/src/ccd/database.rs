@@ -195,7 +195,7 @@ impl<R: ProtocolRules> Database<R> {
             Change::Clear { node } => self.clear(*node),
             Change::CreateToken(token) => self.create_token(token),
             Change::RevokeToken(hash) => self.revoke_token(*hash),
-            Change::Join { token, unix_ms, changes } => self.join(*token, *unix_ms, changes),
+            Change::Join { token, nonce, unix_ms, changes } => self.join(*token, *nonce, *unix_ms, changes),
         }
     }
 
@@ -277,7 +277,7 @@ impl<R: ProtocolRules> Database<R> {
         self.tombstones.values()
     }
 
-    /// Invitations that were not used.
+    /// Invitations, the last used ones too.
     pub fn tokens(&self) -> impl Iterator<Item = &TokenRow> {
         self.tokens.values()
     }

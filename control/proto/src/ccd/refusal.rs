@@ -58,6 +58,7 @@ pub enum Refusal {
     TooManyTokens { most: usize },
     TokenTaken { token: TokenHash },
     NoToken,
+    TokenUsed { node: NodeId },
     TokenExpired,
     TokenOfOther { node: NodeId },
     JoinAddsNoNode,
@@ -252,16 +253,23 @@ impl Refusal {
                 write!(f, "node {} has no tombstone: there is nothing to clear", node.0)
             }
             Refusal::TooManyTokens { most } => {
-                write!(f, "{most} invitations are open: use or revoke one first (netdisk token)")
+                write!(f, "{most} invitations are open: use or revoke one first (netdisk cluster token)")
             }
             Refusal::TokenTaken { token } => write!(f, "token {token} is already there: make a new one"),
+            Refusal::TokenUsed { node } => write!(
+                f,
+                "the token was used already, by node {}: make another (netdisk cluster token)",
+                node.0
+            ),
             Refusal::NoToken => {
                 write!(
                     f,
-                    "this token was never given, or was used already: ask for a new one (netdisk token)"
+                    "this token was never given, or was used already: ask for a new one (netdisk cluster token)"
                 )
             }
-            Refusal::TokenExpired => write!(f, "this token has expired: ask for a new one (netdisk token)"),
+            Refusal::TokenExpired => {
+                write!(f, "this token has expired: ask for a new one (netdisk cluster token)")
+            }
             Refusal::TokenOfOther { node } => {
                 write!(f, "this token was given for node {}: join as that node, or ask for a new one", node.0)
             }
@@ -287,7 +295,7 @@ coded! {
         35 = Decided { id, phase }, 36 = NotAsked { id, member }, 37 = NotHeld { id },
         40 = MembershipChanged { expected, found }, 41 = MembersMalformed, 42 = NotConfigured { node },
         43 = Tombstoned { node }, 44 = LifeIsOver { member }, 45 = NumberTooLarge { number },
-        46 = NoTombstone { node }, 50 = TooManyTokens { most }, 51 = TokenTaken { token }, 52 = NoToken,
+        46 = NoTombstone { node }, 50 = TooManyTokens { most }, 51 = TokenTaken { token }, 52 = NoToken, 56 = TokenUsed { node },
         53 = TokenExpired, 54 = TokenOfOther { node }, 55 = JoinAddsNoNode
     }
 }

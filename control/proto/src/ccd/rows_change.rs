@@ -8,7 +8,7 @@ use super::format::FormatRow;
 use super::reconfiguration::ReconfigurationId;
 use super::refusal::Refusal;
 use super::row::{Row, RowChange, RowKey, Table};
-use super::token::{TOKENS_MAX, TokenHash, TokenRow};
+use super::token::{TOKENS_MAX, TokenHash, TokenRow, TokenUse};
 use crate::protocol_rules::ProtocolRules;
 use crate::rules::{self, RowFault};
 use alloc::boxed::Box;
@@ -272,6 +272,8 @@ impl<R: ProtocolRules> Database<R> {
                 (RowKey::Node(node), None) => {
                     self.sessions.forget_answers(*node);
                     self.tombstones.remove(node);
+                    // Whoever was this node gets no key any more.
+                    self.tokens.retain(|_, token| token.used.is_none_or(|used| used.node != *node));
                 }
                 (RowKey::VirtualDisk(volume), Some(_))
                     if change.before.is_none() || is_mapped(&change.before, &change.after) =>
@@ -298,6 +300,11 @@ impl<R: ProtocolRules> Database<R> {
         // One that is over by its index makes room; one that is over by the clock, nobody here can tell.
         let index = self.index;
         self.tokens.retain(|_, token| token.expires_index == 0 || token.expires_index >= index);
+        let used = self.tokens.values().filter(|token| token.used.is_some());
+        let oldest = used.min_by_key(|token| token.expires_unix_ms).map(|token| token.hash);
+        if let Some(oldest) = oldest.filter(|_| self.tokens.len() >= TOKENS_MAX) {
+            self.tokens.remove(&oldest);
+        }
         if self.tokens.len() >= TOKENS_MAX {
             return Err(Refusal::TooManyTokens { most: TOKENS_MAX });
         }
@@ -317,10 +324,16 @@ impl<R: ProtocolRules> Database<R> {
     pub(super) fn join(
         &mut self,
         hash: TokenHash,
+        nonce: [u8; 16],
         unix_ms: u64,
         changes: &[RowChange],
     ) -> Result<Done, Refusal> {
         let token = self.tokens.get(&hash).cloned().ok_or(Refusal::NoToken)?;
+        match token.used {
+            Some(used) if used.nonce == nonce => return Ok(Done::nothing()),
+            Some(used) => return Err(Refusal::TokenUsed { node: used.node }),
+            None => {}
+        }
         let late = token.expires_unix_ms != 0 && unix_ms > token.expires_unix_ms;
         if late || (token.expires_index != 0 && self.index > token.expires_index) {
             return Err(Refusal::TokenExpired);
@@ -338,9 +351,10 @@ impl<R: ProtocolRules> Database<R> {
             return Err(Refusal::TokenOfOther { node: meant });
         }
         let mut done = self.change_rows(node, changes)?;
-        self.tokens.remove(&hash);
+        let used = TokenRow { used: Some(TokenUse { node, nonce }), ..token.clone() };
+        self.tokens.insert(hash, used.clone());
         let (key, before) = (RowKey::Token(hash), Some(Row::Token(token)));
-        done.changes.push(RowEvent { key, before, after: None });
+        done.changes.push(RowEvent { key, before, after: Some(Row::Token(used)) });
         done.cause = Cause::Joined(node);
         Ok(done)
     }
