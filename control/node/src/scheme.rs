@@ -1,5 +1,6 @@
 //! Addresses by rule: a node's ports begin at its base, and each rail of each link has two of them, one for
-//! data (TCP) and one for heartbeats (UDP). What is not said otherwise, in a file or by a command, is as here.
+//! data (TCP) and one for heartbeats (UDP). What is not said otherwise, in a file or by a command, is as
+//! here.
 //!
 //! | port | protocol | what listens |
 //! |---|---|---|
@@ -92,8 +93,8 @@ pub fn base_for(rows: &ClusterRows, node: NodeId) -> Option<u16> {
     port_base(cluster.unwrap_or(PORT_BASE_USUAL), node)
 }
 
-/// Where machines that want to join knock at a node: TCP, by the number of its first heartbeat port, which only
-/// UDP uses.
+/// Where machines that want to join knock at a node: TCP, by the number of its first heartbeat port, which
+/// only UDP uses.
 pub fn join_address(rows: &ClusterRows, node: NodeId) -> Option<SocketAddr> {
     let rails = rows.links.iter().flat_map(|link| link.rails.iter().map(move |rail| (link.id, rail)));
     let ends = rails

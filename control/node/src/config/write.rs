@@ -151,8 +151,8 @@ pub fn to_json(rows: &ClusterRows) -> serde_json::Value {
     serde_json::to_value(whole(rows)).unwrap_or_default()
 }
 
-/// One configured row as JSON, of the same shape as in the file; names in it are looked up in `rows`. `Null` for
-/// a row that is not in the file.
+/// One configured row as JSON, of the same shape as in the file; names in it are looked up in `rows`. `Null`
+/// for a row that is not in the file.
 pub fn row_to_json(rows: &ClusterRows, row: &Row) -> serde_json::Value {
     let value = match row {
         Row::Node(row) => serde_json::to_value(node(row)),

@@ -8,9 +8,9 @@
 //!                                 ◄──────────    welcome (with the cluster's key), or why not
 //! ```
 //! Noise_NNpsk0: the token's secret proves both ends to each other, and keys of this conversation alone hide
-//! the rest, so whoever records it and finds the token later learns nothing. A stranger gets no byte back: its
-//! first message is dropped after one hash and one check, before any arithmetic on curves. Every message has
-//! a limit, and the stream's owner sets the time that all of it may take.
+//! the rest, so whoever records it and finds the token later learns nothing. A stranger gets no byte back:
+//! its first message is dropped after one hash and one check, before any arithmetic on curves. Every message
+//! has a limit, and the stream's owner sets the time that all of it may take.
 
 use super::request::{JoinAnswer, JoinRequest};
 use super::token::{JoinToken, TokenId, TokenSecret};

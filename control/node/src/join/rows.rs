@@ -85,8 +85,8 @@ impl fmt::Display for NewcomerRefusal {
 
 impl std::error::Error for NewcomerRefusal {}
 
-/// The newcomer's number and the changes that make it a node. `given` are the numbers that were ever given, to
-/// nodes that are gone too.
+/// The newcomer's number and the changes that make it a node. `given` are the numbers that were ever given,
+/// to nodes that are gone too.
 pub fn newcomer(
     rows: &ClusterRows,
     given: impl Iterator<Item = NodeId>,

@@ -1,5 +1,5 @@
-//! The token by which a machine asks to become a node: one word to paste. It tells where to knock, proves that
-//! both ends mean each other, and is good once.
+//! The token by which a machine asks to become a node: one word to paste. It tells where to knock, proves
+//! that both ends mean each other, and is good once.
 //!
 //! Its secret is a keyed hash of its id under the cluster's key, so every node can check every token without
 //! keeping its secret; the database keeps a hash of it, which tells that it was not used yet.
@@ -96,8 +96,8 @@ impl fmt::Display for TokenFault {
         match self {
             TokenFault::NotAToken => write!(
                 f,
-                "this is no join token: a token begins with {PREFIX} and is made by `netdisk cluster token` on \
-                 a node of the cluster"
+                "this is no join token: a token begins with {PREFIX} and is made by `netdisk cluster token` \
+                 on a node of the cluster"
             ),
             TokenFault::Damaged => {
                 write!(f, "letters of the join token are missing or changed: copy it again, all in one word")

@@ -264,7 +264,8 @@ impl Refusal {
             Refusal::NoToken => {
                 write!(
                     f,
-                    "this token was never given, or was used already: ask for a new one (netdisk cluster token)"
+                    "this token was never given, or was used already: ask for a new one (netdisk \
+                     cluster token)"
                 )
             }
             Refusal::TokenExpired => {
@@ -295,7 +296,8 @@ coded! {
         35 = Decided { id, phase }, 36 = NotAsked { id, member }, 37 = NotHeld { id },
         40 = MembershipChanged { expected, found }, 41 = MembersMalformed, 42 = NotConfigured { node },
         43 = Tombstoned { node }, 44 = LifeIsOver { member }, 45 = NumberTooLarge { number },
-        46 = NoTombstone { node }, 50 = TooManyTokens { most }, 51 = TokenTaken { token }, 52 = NoToken, 56 = TokenUsed { node },
+        46 = NoTombstone { node }, 50 = TooManyTokens { most }, 51 = TokenTaken { token }, 52 = NoToken,
+        56 = TokenUsed { node },
         53 = TokenExpired, 54 = TokenOfOther { node }, 55 = JoinAddsNoNode
     }
 }

@@ -351,9 +351,9 @@ impl<R: ProtocolRules> Database<R> {
             return Err(Refusal::TokenOfOther { node: meant });
         }
         let mut done = self.change_rows(node, changes)?;
-        let used = TokenRow { used: Some(TokenUse { node, nonce }), ..token.clone() };
+        let (key, before) = (RowKey::Token(hash), Some(Row::Token(token.clone())));
+        let used = TokenRow { used: Some(TokenUse { node, nonce }), ..token };
         self.tokens.insert(hash, used.clone());
-        let (key, before) = (RowKey::Token(hash), Some(Row::Token(token)));
         done.changes.push(RowEvent { key, before, after: Some(Row::Token(used)) });
         done.cause = Cause::Joined(node);
         Ok(done)

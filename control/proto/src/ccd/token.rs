@@ -1,6 +1,6 @@
 //! Invitations: who shows the secret of a token joins the cluster, once. The database keeps a hash of the
-//! secret only, so that nobody can join with what a snapshot or a log tells. A used one is remembered with who
-//! used it, so that whoever lost the answer gets it again, and nobody else does.
+//! secret only, so that nobody can join with what a snapshot or a log tells. A used one is remembered with
+//! who used it, so that whoever lost the answer gets it again, and nobody else does.
 
 use crate::codec::coded;
 use core::fmt;
