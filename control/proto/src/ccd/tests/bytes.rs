@@ -19,7 +19,9 @@ fn full() -> Bench {
     let server = NbdRow { node: NodeId(2), listen, exports: vec![VolumeId(1), VolumeId(2)] };
     let rows = vec![RowChange::Put(Row::Permission(permission)), RowChange::Put(Row::Nbd(server))];
     bench.give(Change::Rows(rows)).result.expect("rows");
-    let token = TokenRow { hash: TokenHash::of(b"x"), expires_unix_ms: 9, expires_index: 0, node: None };
+    let used = Some(TokenUse { node: NodeId(3), nonce: [4; 16] });
+    let token =
+        TokenRow { hash: TokenHash::of(b"x"), expires_unix_ms: 9, expires_index: 0, node: None, used };
     bench.give(Change::CreateToken(token)).result.expect("an invitation");
     let swap = vec![RowChange::Put(Row::VirtualDisk(virtual_disk(1, 11, &[2, 1])))];
     bench.give(Change::Prepare { changes: swap, deadline_ms: 900, hold: true }).result.expect("it begins");
@@ -151,6 +153,7 @@ fn every_refusal_survives_its_bytes_and_says_what_to_do() {
         Refusal::RowChanged { key, expected: 3, found: 4 },
         Refusal::Malformed,
         Refusal::NoToken,
+        Refusal::TokenUsed { node: NodeId(3) },
     ];
     for refusal in refusals {
         assert_eq!(Refusal::of_bytes(&refusal.to_bytes()), Ok(refusal.clone()));

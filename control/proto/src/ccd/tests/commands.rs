@@ -228,12 +228,14 @@ fn a_node_in_distress_is_out_in_the_same_entry_and_stays_out_until_it_is_cleared
 fn an_invitation_lets_one_node_in_once_and_in_time() {
     let mut bench = Bench::formed();
     let hash = TokenHash::of(b"a secret of sixteen bytes");
-    let token = TokenRow { hash, expires_unix_ms: 1000, expires_index: 40, node: Some(NodeId(4)) };
+    let token =
+        TokenRow { hash, expires_unix_ms: 1000, expires_index: 40, node: Some(NodeId(4)), used: None };
     bench.give(Change::CreateToken(token.clone())).result.expect("an invitation");
     assert!(bench.refusal(Change::CreateToken(token)).starts_with("token"));
     let ends = RowChange::Put(Row::Link(link(&[1, 2, 3, 4])));
     let join = |token, unix_ms, node: NodeRow| Change::Join {
         token,
+        nonce: [node.id.0 as u8; 16],
         unix_ms,
         changes: vec![RowChange::Put(Row::Node(node)), ends.clone()],
     };
@@ -244,8 +246,9 @@ fn an_invitation_lets_one_node_in_once_and_in_time() {
     assert!(bench.refusal(join(hash, 1, node(5))).starts_with("this token was given for node 4"));
     bench.give(join(hash, 1000, node(4))).result.expect("it joins");
     assert!(bench.database.rows().node(NodeId(4)).is_some());
-    assert!(bench.refusal(join(hash, 1000, node(4))).contains("was used already"));
-    let late = TokenRow { hash, expires_unix_ms: 0, expires_index: bench.index, node: None };
+    assert!(bench.refusal(join(hash, 1000, node(5))).contains("was used already"));
+    let hash = TokenHash::of(b"another secret of sixteen bytes");
+    let late = TokenRow { hash, expires_unix_ms: 0, expires_index: bench.index, node: None, used: None };
     bench.give(Change::CreateToken(late)).result.expect("an invitation");
     assert!(bench.refusal(join(hash, 1, node(5))).starts_with("this token has expired"));
 }
