@@ -5,6 +5,7 @@
 mod cut;
 mod demo;
 mod disk;
+mod lab;
 mod logging;
 mod node;
 mod sim;
@@ -35,6 +36,8 @@ enum Command {
     Rail(cut::Arguments),
     /// Run simulated clusters under faults and judge them.
     Sim(sim::Arguments),
+    /// Run any program under soft-RoCE, on any Linux machine.
+    Lab(lab::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Disk(arguments) => disk::run(&arguments),
         Command::Rail(arguments) => cut::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Lab(arguments) => lab::run(arguments),
     };
     match done {
         Ok(code) => code,
