@@ -66,6 +66,11 @@ impl Chunk {
         &self.region
     }
 
+    /// Where in the region its first byte lies.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
     /// Address of the first byte, page aligned; valid for [`Chunk::capacity`] bytes while the chunk is held.
     pub fn pointer(&self) -> *mut u8 {
         self.region.pointer(self.offset)
@@ -136,6 +141,18 @@ impl fmt::Debug for Chunk {
 /// sharing allocates nothing.
 #[derive(Clone, Debug)]
 pub struct SharedChunk(PlacedChunk);
+
+impl SharedChunk {
+    /// The region it lies in; a provider compares it with those that it has registered with a device.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.0.region
+    }
+
+    /// Where in the region its first byte lies.
+    pub fn offset(&self) -> usize {
+        self.0.offset
+    }
+}
 
 impl AsRef<[u8]> for SharedChunk {
     fn as_ref(&self) -> &[u8] {

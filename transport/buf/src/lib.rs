@@ -13,6 +13,8 @@ pub mod chunk;
 #[cfg(not(loom))]
 mod custody;
 #[cfg(not(loom))]
+pub mod free_list;
+#[cfg(not(loom))]
 pub mod last_words;
 pub mod ledger;
 #[cfg(not(loom))]
@@ -26,6 +28,8 @@ pub mod slab;
 
 #[cfg(not(loom))]
 pub use chunk::{Chunk, PlacedChunk, SharedChunk};
+#[cfg(not(loom))]
+pub use free_list::FreeList;
 #[cfg(not(loom))]
 pub use region::{Region, RegionError};
 #[cfg(not(loom))]

@@ -5,7 +5,7 @@
 //! touching it can neither run past the end nor fail for want of memory later (SIGBUS). It has no name in any
 //! file system: when the last process that maps it ends, it is gone.
 
-use crate::atomic::AtomicU64;
+use crate::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::custody::Custody;
 use core::fmt;
 use memmap2::{MmapOptions, MmapRaw};
@@ -178,8 +178,88 @@ impl Region {
     }
 }
 
+impl Region {
+    /// Copies `bytes` to byte `offset` and on, as a device or another process stores them: piece by piece,
+    /// atomically each, without order. Panics past the end.
+    pub fn store(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len()), "store past the end");
+        let lead = offset.next_multiple_of(8).wrapping_sub(offset).min(bytes.len());
+        let (ragged, rest) = bytes.split_at(lead);
+        let (words, tail) = rest.as_chunks::<8>();
+        self.store_bytes(offset, ragged);
+        for (number, word) in words.iter().enumerate() {
+            self.word(offset + lead + number * 8).store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+        self.store_bytes(offset + lead + words.len() * 8, tail);
+    }
+
+    /// Copies from byte `offset` and on to `out`; what another side stores meanwhile may be seen in parts.
+    /// Panics past the end.
+    pub fn load(&self, offset: usize, out: &mut [u8]) {
+        assert!(offset.checked_add(out.len()).is_some_and(|end| end <= self.len()), "load past the end");
+        let lead = offset.next_multiple_of(8).wrapping_sub(offset).min(out.len());
+        let (ragged, rest) = out.split_at_mut(lead);
+        let (words, tail) = rest.as_chunks_mut::<8>();
+        self.load_bytes(offset, ragged);
+        for (number, word) in words.iter_mut().enumerate() {
+            *word = self.word(offset + lead + number * 8).load(Ordering::Relaxed).to_ne_bytes();
+        }
+        self.load_bytes(offset + lead + words.len() * 8, tail);
+    }
+
+    fn store_bytes(&self, offset: usize, bytes: &[u8]) {
+        for (number, byte) in bytes.iter().enumerate() {
+            self.byte(offset + number).store(*byte, Ordering::Relaxed);
+        }
+    }
+
+    fn load_bytes(&self, offset: usize, out: &mut [u8]) {
+        for (number, byte) in out.iter_mut().enumerate() {
+            *byte = self.byte(offset + number).load(Ordering::Relaxed);
+        }
+    }
+
+    fn byte(&self, offset: usize) -> &AtomicU8 {
+        assert!(offset < self.len());
+        // SAFETY: in bounds (checked above), mapped as long as `self` lives, and accessed as an atomic, as
+        // words are: see `word`.
+        unsafe { AtomicU8::from_ptr(self.pointer(offset)) }
+    }
+}
+
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Region").field("bytes", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_stored_at_any_offset_and_length_are_loaded_again_and_touch_nothing_else() {
+        let region = Region::create(4096).unwrap();
+        for offset in 64..80 {
+            for length in 0..40 {
+                region.store(0, &[0xee; 256]);
+                let bytes: Vec<u8> = (1..=length).collect();
+                region.store(offset, &bytes);
+                let mut seen = [0; 256];
+                region.load(0, &mut seen);
+                let end = offset + bytes.len();
+                assert_eq!(seen[offset..end], bytes);
+                assert!(seen[..offset].iter().chain(&seen[end..]).all(|byte| *byte == 0xee));
+                let mut again = vec![0; bytes.len()];
+                region.load(offset, &mut again);
+                assert_eq!(again, bytes);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "past the end")]
+    fn a_store_past_the_end_is_a_bug() {
+        Region::create(4096).unwrap().store(4090, &[0; 7]);
     }
 }

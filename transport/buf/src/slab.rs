@@ -13,6 +13,7 @@
 
 use crate::atomic::AtomicU64;
 use crate::chunk::Chunk;
+use crate::free_list::FreeList;
 use crate::region::{PAGE_BYTES, Region, RegionError};
 use crate::returned::{self, WORD_BITS};
 use std::sync::Arc;
@@ -133,9 +134,7 @@ pub enum SlabRefusal {
 /// The allocating side of a slab. One owner, one thread.
 pub struct Slab {
     region: Arc<Region>,
-    layout: SlabLayout,
-    /// Bit set = free, as far as this side knows.
-    free: Vec<u64>,
+    free: FreeList,
     allocations_to_collection: u32,
 }
 
@@ -149,11 +148,8 @@ impl Slab {
     /// it. Every chunk must be free: there is one allocating side in a region's life.
     pub fn over(region: Arc<Region>, layout: SlabLayout) -> Slab {
         assert!(layout.is_valid() && region.len() >= layout.region_bytes(), "layout does not fit the region");
-        let chunks = layout.chunks();
-        let words = chunks.div_ceil(64);
-        let free = (0..words).map(|word| low_bits((chunks - word * 64).min(64))).collect();
-        region.custody(chunks);
-        Slab { region, layout, free, allocations_to_collection: COLLECT_EVERY }
+        region.custody(layout.chunks());
+        Slab { region, free: FreeList::new(layout), allocations_to_collection: COLLECT_EVERY }
     }
 
     /// The region, to be passed to a peer or to look chunks up.
@@ -163,12 +159,12 @@ impl Slab {
 
     /// How it is cut.
     pub fn layout(&self) -> &SlabLayout {
-        &self.layout
+        self.free.layout()
     }
 
     /// A chunk for `bytes` bytes, from the smallest class that has one free.
     pub fn allocate(&mut self, bytes: usize) -> Result<Chunk, SlabRefusal> {
-        let bytes_max = self.layout.chunk_bytes_max();
+        let bytes_max = self.layout().chunk_bytes_max();
         if bytes > bytes_max {
             return Err(SlabRefusal::TooLarge { bytes, bytes_max });
         }
@@ -191,17 +187,17 @@ impl Slab {
     /// Chunks in use, by the returned bits seen so far plus those waiting in the bitmap.
     pub fn in_use(&mut self) -> usize {
         self.collect();
-        self.layout.chunks() - self.free.iter().map(|word| word.count_ones() as usize).sum::<usize>()
+        self.layout().chunks() - self.free.count()
     }
 
     fn chunk(&self, index: u32, bytes: usize) -> Chunk {
-        Chunk::new(self.region.clone(), &self.layout, index, bytes)
+        Chunk::new(self.region.clone(), self.layout(), index, bytes)
     }
 
     /// Takes a free chunk of the smallest class that fits and has one.
     fn take(&mut self, bytes: usize) -> Option<u32> {
         loop {
-            let index = self.take_free(bytes)?;
+            let index = self.free.take(bytes)?;
             // A chunk that is still in somebody's hands here was "returned" by a peer that never had it. It
             // is passed over; its true return comes later.
             if self.region.custody_in_use().begin(index) {
@@ -210,40 +206,7 @@ impl Slab {
         }
     }
 
-    fn take_free(&mut self, bytes: usize) -> Option<u32> {
-        let mut first = 0u32;
-        for (chunk_bytes, count) in self.layout.classes {
-            if count > 0
-                && chunk_bytes as usize >= bytes
-                && let Some(index) = self.take_between(first, first + count)
-            {
-                return Some(index);
-            }
-            first += count;
-        }
-        None
-    }
-
-    fn take_between(&mut self, first: u32, end: u32) -> Option<u32> {
-        for word in first / 64..end.div_ceil(64) {
-            let mut bits = self.free[word as usize];
-            if word == first / 64 {
-                bits &= !low_bits((first % 64) as usize);
-            }
-            if word == end / 64 {
-                bits &= low_bits((end % 64) as usize);
-            }
-            if bits != 0 {
-                let bit = bits.trailing_zeros();
-                self.free[word as usize] &= !(1 << bit);
-                return Some(word * 64 + bit);
-            }
-        }
-        None
-    }
-
-    /// Collects the returned bits. Bits past the last chunk, or of chunks that are free already, can only
-    /// come from a peer that breaks the protocol; they are ignored.
+    /// Collects the returned bits.
     fn collect(&mut self) {
         self.allocations_to_collection = COLLECT_EVERY;
         self.collect_by(returned::collect);
@@ -257,10 +220,20 @@ impl Slab {
     }
 
     fn collect_by(&mut self, collect: impl Fn(&AtomicU64) -> u64) {
-        let chunks = self.layout.chunks();
-        for (number, free) in self.free.iter_mut().enumerate() {
-            let bits = collect(self.region.word(BITMAP_OFFSET + number * 8));
-            *free |= bits & low_bits((chunks - number * WORD_BITS).min(WORD_BITS));
+        for word in 0..self.free.words() {
+            let bits = collect(self.region.word(BITMAP_OFFSET + word * 8));
+            self.free.give_back(word, bits);
+        }
+    }
+}
+
+/// Takes what has been given back to `region` since the last time, for an allocator that lives elsewhere and
+/// has to be told: calls `tell` with each word's number and bits. `layout` is how the region is cut.
+pub fn take_returns(region: &Region, layout: &SlabLayout, mut tell: impl FnMut(usize, u64)) {
+    for word in 0..layout.chunks().div_ceil(WORD_BITS) {
+        let bits = returned::collect(region.word(BITMAP_OFFSET + word * 8));
+        if bits != 0 {
+            tell(word, bits);
         }
     }
 }
@@ -271,11 +244,6 @@ pub(crate) fn return_chunk(region: &Region, index: u32) {
     if returned::give_back(word, region.word(WANTED_OFFSET), index % WORD_BITS as u32) {
         region.ring_bell();
     }
-}
-
-/// A word with the lowest `count` bits set, `0..=64`.
-const fn low_bits(count: usize) -> u64 {
-    if count >= 64 { u64::MAX } else { (1 << count) - 1 }
 }
 
 #[cfg(test)]
