@@ -17,12 +17,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bits;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod listeners;
 #[cfg(feature = "conformance")]
 pub mod loopback;
 mod payload;
 mod rail;
+pub mod socket;
 
 pub use payload::{Incoming, InlineBytes, Payload, PayloadSlice};
 pub use rail::{ConnectionId, DialRefusal, ListenRefusal, PostRefusal, RailFault, RailName};

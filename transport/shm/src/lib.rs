@@ -6,7 +6,6 @@
 //! data by slab (`lane.rs`) and the socket only tells that the peer is alive. Everything shared is anonymous
 //! memory: when both processes are gone, by whatever signal, nothing is left behind.
 
-mod bits;
 mod connection;
 mod fault;
 mod grant;

@@ -1,6 +1,5 @@
 //! The provider: tables of listeners and connections, and the order in which they are served.
 
-use crate::bits::{bits, bits_of};
 use crate::connection::{Connection, Ending, Step};
 use crate::fault::ProtocolFault;
 use crate::lane::{Lane, LaneRefusal, POLL_BUDGET, Taken};
@@ -16,6 +15,7 @@ use transport_buf::ring_region::RING_REGION_BYTES;
 use transport_buf::{Chunk, Region, SlabLayout, SlotCopy};
 use transport_proto::time::Time;
 use transport_proto::wire::{DATA_BYTES_MAX, FrameHeader};
+use transport_provider::bits::{bits, bits_of};
 use transport_provider::{
     ConnectionId, DialRefusal, INLINE_BYTES_MAX, ListenRefusal, PayloadSlice, PostRefusal, Provider,
     RailFault, RailName, Sink,

@@ -167,7 +167,7 @@ impl Connection {
     /// What is missing may never come once the peer is gone: its end is not kept waiting behind it.
     fn is_ended_behind_stall(&mut self) -> bool {
         let told = core::mem::take(&mut self.readable);
-        told && (crate::socket::is_ended(&self.stream) || self.write_fault.is_some())
+        told && (transport_provider::socket::is_ended(&self.stream) || self.write_fault.is_some())
     }
 
     /// Delivers the frames that are whole.

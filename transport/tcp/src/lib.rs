@@ -15,11 +15,9 @@ mod connection;
 #[doc(hidden)]
 pub mod exercise;
 mod fault;
-mod listener;
 mod options;
 mod provider;
 pub mod reader;
-mod socket;
 mod table;
 pub mod writer;
 

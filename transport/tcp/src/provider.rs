@@ -10,9 +10,7 @@
 
 use crate::connection::{CONNECTION_BYTES, Connection, End, Phase, Refused, Stall};
 use crate::fault::{TcpFaultReport, TcpFaults};
-use crate::listener::Listeners;
 use crate::options::TcpOptions;
-use crate::socket::{self, Dial};
 use crate::table::{Slot, Table};
 use crate::writer::{COPIED_BYTES_MAX, Held};
 use mio::{Registry, Token};
@@ -21,6 +19,8 @@ use std::time::Duration;
 use transport_buf::{Chunk, RegionError, Slab, SlabRefusal};
 use transport_proto::time::Time;
 use transport_proto::wire::{DATA_BYTES_MAX, FrameHeader};
+use transport_provider::listeners::Listeners;
+use transport_provider::socket::{self, Dial};
 use transport_provider::{
     ConnectionId, DialRefusal, INLINE_BYTES_MAX, ListenRefusal, Payload, PayloadSlice, PostRefusal, Provider,
     RailFault, RailName, Sink,
@@ -63,7 +63,7 @@ impl TcpProvider {
             registry: None,
             first_token: 0,
             table: Table::new(),
-            listeners: Listeners::new(),
+            listeners: Listeners::new(LISTENERS_MAX),
             now: Time::default(),
             readable_now: Vec::with_capacity(CONNECTIONS_MAX),
             faults: TcpFaults::default(),

@@ -19,7 +19,7 @@ fn stream_socket(address: &SocketAddr) -> Result<OwnedFd, Errno> {
 
 /// A listener on `address`. A port left over from connections of an earlier life is no obstacle, a live
 /// listener is.
-pub(crate) fn listen(address: &SocketAddr) -> io::Result<TcpListener> {
+pub fn listen(address: &SocketAddr) -> io::Result<TcpListener> {
     let socket = stream_socket(address)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, address)?;
@@ -28,7 +28,8 @@ pub(crate) fn listen(address: &SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// How a dial began.
-pub(crate) enum Dial {
+#[derive(Debug)]
+pub enum Dial {
     /// It is under way, or done; the socket becomes writable.
     Begun(TcpStream),
     /// The peer's host, or the way to it, refused at once.
@@ -36,7 +37,7 @@ pub(crate) enum Dial {
 }
 
 /// Begins to connect to `address` from an unused port of `local`'s address.
-pub(crate) fn dial(local: &SocketAddr, address: &SocketAddr, send_bytes: Option<usize>) -> io::Result<Dial> {
+pub fn dial(local: &SocketAddr, address: &SocketAddr, send_bytes: Option<usize>) -> io::Result<Dial> {
     let socket = stream_socket(address)?;
     let mut local = *local;
     local.set_port(0);
@@ -54,7 +55,7 @@ pub(crate) fn dial(local: &SocketAddr, address: &SocketAddr, send_bytes: Option<
 }
 
 /// What every connection's socket gets.
-pub(crate) fn tune(socket: impl std::os::fd::AsFd, send_bytes: Option<usize>) -> io::Result<()> {
+pub fn tune(socket: impl std::os::fd::AsFd, send_bytes: Option<usize>) -> io::Result<()> {
     sockopt::set_tcp_nodelay(&socket, true)?;
     if let Some(bytes) = send_bytes {
         sockopt::set_socket_send_buffer_size(&socket, bytes)?;
@@ -64,7 +65,7 @@ pub(crate) fn tune(socket: impl std::os::fd::AsFd, send_bytes: Option<usize>) ->
 
 /// Whether a dialed socket got through: `None` while it is still trying. A port of this host's own that
 /// happened to dial itself (nobody listens, the kernel picked the very port as source) is nobody's answer.
-pub(crate) fn dialed(stream: &TcpStream) -> Option<bool> {
+pub fn dialed(stream: &TcpStream) -> Option<bool> {
     match stream.take_error() {
         Ok(None) => (),
         Ok(Some(_)) | Err(_) => return Some(false),
@@ -77,7 +78,7 @@ pub(crate) fn dialed(stream: &TcpStream) -> Option<bool> {
 }
 
 /// Whether the peer has ended the connection, perhaps with data still unread.
-pub(crate) fn is_ended(stream: &TcpStream) -> bool {
+pub fn is_ended(stream: &TcpStream) -> bool {
     let mut watched = [PollFd::new(stream, PollFlags::RDHUP)];
     let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
     let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;

@@ -1,15 +1,15 @@
 //! The listeners: one a rail, and the callers that they bring in.
 
-use crate::provider::LISTENERS_MAX;
+use crate::{ListenRefusal, RailName};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use transport_provider::{ListenRefusal, RailName};
 
 /// Callers taken from one listener in one poll at the most.
 const ACCEPTS_MAX: usize = 16;
 
+#[derive(Debug)]
 struct Listener {
     rail: RailName,
     socket: TcpListener,
@@ -21,22 +21,24 @@ struct Listener {
 }
 
 /// All listeners of a provider.
-pub(crate) struct Listeners {
+#[derive(Debug)]
+pub struct Listeners {
     all: Vec<Option<Listener>>,
     /// Whether some listener may have a caller.
     expectant: bool,
 }
 
 /// A caller who was let in: the rail of the listener, the socket, who it is.
-pub(crate) type Caller = (RailName, TcpStream, SocketAddr);
+pub type Caller = (RailName, TcpStream, SocketAddr);
 
 impl Listeners {
-    pub(crate) fn new() -> Listeners {
-        Listeners { all: (0..LISTENERS_MAX).map(|_| None).collect(), expectant: false }
+    /// Room for `listeners_max` of them.
+    pub fn new(listeners_max: usize) -> Listeners {
+        Listeners { all: (0..listeners_max).map(|_| None).collect(), expectant: false }
     }
 
     /// Listens on `address` for `rail`. Tokens of listeners begin at `first_token`.
-    pub(crate) fn add(
+    pub fn add(
         &mut self,
         registry: &Registry,
         first_token: usize,
@@ -58,7 +60,7 @@ impl Listeners {
     }
 
     /// Ends listening for `rail`.
-    pub(crate) fn remove(&mut self, registry: &Registry, rail: RailName) {
+    pub fn remove(&mut self, registry: &Registry, rail: RailName) {
         for place in &mut self.all {
             if let Some(mut listener) = place.take_if(|listener| listener.rail == rail) {
                 // Closing the socket ends the watch all the same.
@@ -68,13 +70,13 @@ impl Listeners {
     }
 
     /// Where `rail` is listened for.
-    pub(crate) fn address(&self, rail: RailName) -> Option<SocketAddr> {
+    pub fn address(&self, rail: RailName) -> Option<SocketAddr> {
         let listener = self.all.iter().flatten().find(|listener| listener.rail == rail)?;
         listener.socket.local_addr().ok()
     }
 
     /// `mio` called listener `index` readable.
-    pub(crate) fn mark_readable(&mut self, index: usize) {
+    pub fn mark_readable(&mut self, index: usize) {
         if let Some(Some(listener)) = self.all.get_mut(index) {
             listener.readable = true;
             self.expectant = true;
@@ -82,12 +84,12 @@ impl Listeners {
     }
 
     /// Whether a caller may be waiting.
-    pub(crate) fn is_expectant(&self) -> bool {
+    pub fn is_expectant(&self) -> bool {
         self.all.iter().flatten().any(|listener| listener.readable)
     }
 
     /// Gives each waiting caller, up to a limit, to `take`. Costs nothing while there can be none.
-    pub(crate) fn accept(&mut self, mut take: impl FnMut(Caller)) {
+    pub fn accept(&mut self, mut take: impl FnMut(Caller)) {
         if !self.expectant {
             return;
         }

@@ -2,7 +2,7 @@
 
 /// The numbers of the bits that are set, lowest first.
 #[inline]
-pub(crate) fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+pub fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     core::iter::from_fn(move || {
         (word != 0).then(|| {
             let bit = word.trailing_zeros() as usize;
@@ -13,7 +13,7 @@ pub(crate) fn bits(mut word: u64) -> impl Iterator<Item = usize> {
 }
 
 /// The word of all bits for whose number `is_set` holds.
-pub(crate) fn bits_of(is_set: impl Fn(usize) -> bool) -> u64 {
+pub fn bits_of(is_set: impl Fn(usize) -> bool) -> u64 {
     (0..u64::BITS as usize).filter(|bit| is_set(*bit)).fold(0, |word, bit| word | 1 << bit)
 }
 
