@@ -1,4 +1,5 @@
-//! Which chunks of a slab are free, as far as its one allocating side knows: a bit each, smallest class first.
+//! Which chunks of a slab are free, as far as its one allocating side knows: a bit each, smallest class
+//! first.
 //!
 //! [`crate::Slab`] keeps one beside the memory; a sender over a network keeps one for memory of the peer that
 //! it never maps, and marks what the peer says it returned.
@@ -60,8 +61,8 @@ impl FreeList {
         None
     }
 
-    /// Marks the chunks of word `word` whose bits are set as free. Bits past the last chunk, or of chunks that
-    /// are free already, can only come from a peer that breaks the protocol; they change nothing.
+    /// Marks the chunks of word `word` whose bits are set as free. Bits past the last chunk, or of chunks
+    /// that are free already, can only come from a peer that breaks the protocol; they change nothing.
     pub fn give_back(&mut self, word: usize, bits: u64) {
         let chunks = self.layout.chunks();
         if let Some(free) = self.words.get_mut(word) {

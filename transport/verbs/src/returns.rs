@@ -1,7 +1,7 @@
 //! Chunks that go back to the peer, and the notice that carries many of them.
 //!
-//! A frame takes one along for nothing. What is left goes in a notice of its own: when an eighth of the memory
-//! has piled up, when the peer says that it waits, or before this side sleeps.
+//! A frame takes one along for nothing. What is left goes in a notice of its own: when an eighth of the
+//! memory has piled up, when the peer says that it waits, or before this side sleeps.
 
 use transport_buf::{SlabLayout, slab};
 use zerocopy::byteorder::little_endian::{U32, U64};
