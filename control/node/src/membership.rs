@@ -1,6 +1,6 @@
 //! The membership machine as a client of the transport: its messages, its votes on disk, and what it decides.
 
-use control_proto::membership::{Durable, Input, Membership, Message, Output, View};
+use control_proto::ballot_membership::{Durable, Input, Membership, Message, Output, View};
 use control_proto::rows::MembershipTimes;
 use std::collections::VecDeque;
 use std::fmt;

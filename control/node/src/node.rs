@@ -17,7 +17,7 @@ use crate::station::{NodeClients, Station};
 use crate::surfaces::Surfaces;
 use blockdev_engine::{BlockEngine, DiskRefusal, EngineEvent, Library};
 use blockdev_nbd::ListenAddress;
-use control_proto::membership::{Input, View};
+use control_proto::ballot_membership::{Input, View};
 use control_proto::rows::ClusterRows;
 use control_proto::view::{BrokenPath, ClusterView};
 use std::collections::VecDeque;

@@ -43,7 +43,7 @@ pub use command::{COMMAND_BYTES_MAX, Change, Command, Expect, OperationId, ROW_C
 pub use database::{Database, VolumeState};
 pub use event::{Cause, EVENT_BYTES_MAX, EVENTS_MAX, Event, Gap, RowEvent};
 pub use format::{FormatRow, Step};
-pub use members::{BROKEN_MAX, MemberCause, MembershipRow, Why};
+pub use members::{BROKEN_MAX, MemberCause, MembershipRow, Steward, Why};
 pub use reconfiguration::{
     CancelCause, DEADLINE_MS_MAX, FINISHED_MAX, Phase, RECONFIGURATIONS_MAX, Reconfiguration,
     ReconfigurationId,

@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+pub mod ballot_membership;
 pub mod ccd;
 mod codec;
 pub mod distress;

@@ -1,125 +1,81 @@
-//! Membership: which nodes belong to the cluster, in which life, at which configuration number (SPEC C3).
+//! Membership: which nodes belong to the cluster, in which life, at which configuration number (SPEC C3, C6).
 //!
-//! All configured nodes vote. Each view has exactly one successor, and that one is decided by a ballot among
-//! them in the manner of Paxos: a majority promises to take part in no lower ballot and tells what it
-//! accepted before; what was accepted in the highest ballot must be proposed again; what a majority accepted
-//! is decided. So two nodes never hold different views of one number, and a minority decides nothing. A vote
-//! is on disk before it is told ([`Output::Persist`] comes before the sends that depend on it), so a node
-//! that restarts cannot vote twice.
+//! *Who decides.* The replicated log. The machine of the node that leads the log proposes what should be, by
+//! comparison with what is ([`Change::Membership`]); what the log says is so, on every node, whoever proposed
+//! it. So numbers are unique, and a leader that is none any more changes nothing.
 //!
-//! *Who is in.* Each node watches the others and tells them whom it sees. The member with the lowest id
-//! proposes the largest set, lower ids first, in which everyone sees everyone; the others step in, one after
-//! the other, when it does not. A life that has left never comes back: the node learns it
-//! ([`Output::Removed`]), begins a new life and joins again. So nobody can have been away without knowing. A
-//! node whose life the others refuse to talk to concludes it from the higher numbers in their heartbeats
-//! ([`Input::HeardOf`]).
+//! *Who is in.* Each node watches the others and tells them whom it sees. The leader proposes the largest
+//! set, itself first and then lower ids first, in which everyone sees everyone: a broken cable between two
+//! nodes puts one of them out for good instead of making the membership flap. A life that has left never
+//! comes back: the node learns it ([`Output::Removed`]), begins a new life and joins again. So nobody can
+//! have been away without knowing. A node whose life the others refuse to talk to concludes it from the
+//! higher numbers in their heartbeats ([`Input::HeardOf`]). A node whose disks hang, or that a tombstone
+//! keeps out, is not in.
 //!
-//! *Quorum.* A node that reaches no majority for the lease time says [`Output::QuorumLost`]; its owner closes
-//! the gates. That alone fences nothing for others (submitted I/O may still land), they obey SPEC B5 by other
-//! means.
+//! *Leases.* A node serves only while it holds a lease of the leader. The holder counts from when it asked;
+//! the leader counts from when it granted, and what it grants reaches no further than one lease after a
+//! majority last confirmed it, so a leader that was voted out without knowing grants nothing that outlives
+//! its successor's patience: a new leader waits one lease before it lets anyone expire. Nobody is removed for
+//! silence before the last lease that it may hold is over ([`Output::QuorumLost`] came before that on its own
+//! clock). That fences nothing by itself, since submitted I/O may still land: what re-issues requests obeys
+//! SPEC B5 by other means.
 //!
-//! The replicated database takes this machine's place later, behind [`Input`] and [`Output`].
-//!
-//! Calling order: [`Membership::new`] with what was persisted last, then [`Membership::handle`] for each
-//! input and at each [`Membership::next_deadline`]. Outputs are to be carried out in their order; messages
-//! may be lost, repeated and overtaken.
+//! Calling order: [`Membership::new`], then [`Membership::handle`] for each input and at each
+//! [`Membership::next_deadline`]. Outputs are to be carried out in their order; messages and proposals may be
+//! lost, repeated and overtaken.
 
-mod ballot;
+mod lease;
 mod message;
 mod watch;
 mod wish;
 
-pub use message::{BROKEN_MAX, CONTROL_BYTES, Encoded, Message, MessageFault};
+pub use message::{CONTROL_BYTES, Encoded, Message, Status};
 
+use crate::ccd::{BROKEN_MAX, Change, Database, MembershipRow};
+use crate::protocol_rules::{ProtocolRules, Strict};
 use crate::rows::MembershipTimes;
 use crate::view::{BrokenPath, Member};
 use alloc::vec::Vec;
-use ballot::Round;
+use core::marker::PhantomData;
 use core::time::Duration;
+use lease::Lease;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 use transport_proto::time::Time;
 use watch::PeerWatch;
 
 /// A node tells the others what it sees this often, if nothing changes.
 const STATUS_PERIOD: Duration = Duration::from_millis(250);
-/// The n-th member waits n of these before it proposes what those before it should have proposed.
-const STEP_IN: Duration = Duration::from_millis(200);
+/// What was refused is proposed again after so long, if it is still wanted.
+const PROPOSAL_PAUSE: Duration = Duration::from_millis(50);
+/// A proposal that has no answer by then is taken for lost; what the log says meanwhile counts.
+const PROPOSAL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Configuration numbers stay below; a number above is a fault of whoever told it.
-pub const EPOCH_MAX: Epoch = Epoch(1 << 62);
-
-/// The members at one configuration number. Lists rise, so that equal views are equal.
+/// What the log says about members, as far as this node has applied it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// The configuration number; 0 before the first view.
-    pub epoch: Epoch,
-    /// Who is in.
-    pub members: Vec<Member>,
-    /// The last life of each node that left; neither it nor an earlier one comes back.
-    pub departed: Vec<Member>,
-    /// Paths found broken, of members.
-    pub broken: Vec<BrokenPath>,
+pub struct LogState {
+    /// The configuration number.
+    pub number: Epoch,
+    /// Who is a member.
+    pub membership: MembershipRow,
+    /// Every node that is configured, rising.
+    pub configured: Vec<NodeId>,
+    /// Those of them that a tombstone keeps out, rising.
+    pub tombstoned: Vec<NodeId>,
+    /// How long members wait.
+    pub times: MembershipTimes,
 }
 
-impl View {
-    /// Whether the node is in, in this very life.
-    pub fn has(&self, member: Member) -> bool {
-        self.members.contains(&member)
+impl<R: ProtocolRules> Database<R> {
+    /// What a membership machine is told after each command that may concern it ([`Input::Applied`]).
+    pub fn log_state(&self) -> LogState {
+        LogState {
+            number: self.number(),
+            membership: self.membership().clone(),
+            configured: self.rows().nodes.iter().map(|row| row.id).collect(),
+            tombstoned: self.tombstones().map(|stone| stone.member.node).collect(),
+            times: self.rows().membership,
+        }
     }
-
-    fn departed(&self, member: Member) -> bool {
-        self.departed.iter().any(|gone| gone.node == member.node && gone.incarnation >= member.incarnation)
-    }
-}
-
-/// Number of an attempt to decide. Ordered by count, then node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ballot {
-    /// Rises with each attempt.
-    pub count: u32,
-    /// Who attempts.
-    pub node: NodeId,
-}
-
-impl Ballot {
-    /// Below every ballot.
-    pub const NONE: Ballot = Ballot { count: 0, node: NodeId(0) };
-}
-
-impl Default for Ballot {
-    fn default() -> Ballot {
-        Ballot::NONE
-    }
-}
-
-/// What a node keeps on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Durable {
-    /// The latest view known to be decided.
-    pub view: View,
-    /// Takes part in no lower ballot about its successor.
-    pub promised: Ballot,
-    /// Accepted as its successor, in which ballot.
-    pub accepted: Option<(Ballot, View)>,
-}
-
-/// What a node tells the others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Of the view that it holds.
-    pub epoch: Epoch,
-    /// Its life.
-    pub incarnation: Incarnation,
-    /// A number that was found used already: the next view must be above it.
-    pub floor: Epoch,
-    /// It is about to stop.
-    pub leaving: bool,
-    /// Whom it sees, itself left out.
-    pub reaches: Vec<Member>,
-    /// Paths that it found broken and that the view does not show.
-    pub broken: Vec<BrokenPath>,
-    /// Its own paths that are mended and that the view shows as broken.
-    pub mended: Vec<BrokenPath>,
 }
 
 /// What happens to a membership machine.
@@ -148,11 +104,35 @@ pub enum Input {
         /// What it says.
         message: Message,
     },
+    /// The log has gone on.
+    Applied(LogState),
+    /// Who leads the log, as far as this node knows. One that leads takes care of the membership when the log
+    /// says so ([`Change::Steward`]), not earlier.
+    Leader {
+        /// The node.
+        leader: Option<NodeId>,
+        /// The term in which it does.
+        term: u64,
+    },
+    /// A majority of the voters confirmed that this node leads the log, when it asked at this time
+    /// ([`Output::Confirm`]).
+    Confirmed {
+        /// When it asked, on this node's clock.
+        at: Time,
+    },
+    /// What became of the latest proposal of members is known, or known to be unknown.
+    MembersAnswered,
+    /// The same of the latest proposal to raise the number.
+    RaiseAnswered,
+    /// The same of the latest proposal to take care of the membership.
+    StewardAnswered,
+    /// The oldest disk I/O of this node that has not ended is of this age; zero if there is none.
+    OldestIo(Duration),
     /// A node was found unable to reach a disk (SPEC B3).
     PathBroken(BrokenPath),
     /// One of this node's paths works again.
     PathMended(BrokenPath),
-    /// Another node was heard to hold a view of this number, by whatever way, heartbeats above all.
+    /// Another node was heard to hold this configuration number, by whatever way, heartbeats above all.
     HeardOf(Epoch),
     /// This configuration number, or a higher one, was used by an earlier cluster: go above.
     EpochSpent(Epoch),
@@ -165,8 +145,6 @@ pub enum Input {
 /// What the owner is to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Put on disk and wait until it is there, before anything that follows. If that fails, stop this node.
-    Persist(Durable),
     /// Send; may be lost.
     Send {
         /// To whom.
@@ -174,43 +152,53 @@ pub enum Output {
         /// What.
         message: Message,
     },
-    /// A view was decided; numbers only rise.
-    NewView(View),
+    /// Propose to the log; may be lost. [`Change::Membership`] is answered by [`Input::MembersAnswered`],
+    /// [`Change::RaiseEpoch`] by [`Input::RaiseAnswered`], [`Change::Steward`] by [`Input::StewardAnswered`].
+    Propose(Change),
+    /// Ask a majority of the voters whether this node leads the log still (a linearizable read does), and if
+    /// so, say [`Input::Confirmed`] with this time.
+    Confirm {
+        /// Now.
+        at: Time,
+    },
     /// This node, in its present life, is no longer a member: give up all duties, begin a new life. Once per
     /// life.
     Removed,
     /// This node left in good order.
     Left,
-    /// No majority was reachable for the lease time: close the gates.
+    /// The lease is over: close the gates, if that was not done already at [`Membership::lease_until`].
     QuorumLost,
-    /// A majority is reachable (again). Also once at the start.
+    /// A lease is held (again).
     QuorumRegained,
 }
 
 /// The membership machine of one node, see the head of this file.
 #[doc(alias = "CMM")]
 #[derive(Clone, Debug)]
-pub struct Membership {
+pub struct Membership<R: ProtocolRules = Strict> {
     node: NodeId,
     incarnation: Incarnation,
-    times: MembershipTimes,
-    durable: Durable,
+    log: LogState,
     /// The other configured nodes, by rising id.
     peers: Vec<PeerWatch>,
     broken: Vec<BrokenPath>,
     mended: Vec<BrokenPath>,
     floor: Epoch,
     leaving: bool,
+    oldest_io: Duration,
     now: Time,
     started: Time,
     status_due: Time,
-    round: Round,
-    /// Since when another view than the present one should be.
-    change_since: Option<Time>,
-    /// No ballot before this.
-    retry_at: Time,
-    /// Count of the highest ballot that beat this node's; the next attempt goes above.
-    outbid: u32,
+    lease: Lease,
+    /// Until when the latest proposal of members may be answered.
+    proposed_until: Option<Time>,
+    /// Members that are to go: nothing is granted to them.
+    going: Vec<Member>,
+    /// Those of them whom some proposal left out that may still come about, as long as the number is the one
+    /// that it expects: for them there is no way back.
+    doomed: Vec<Member>,
+    steward_until: Option<Time>,
+    raise_until: Option<Time>,
     has_quorum: bool,
     lost_since: Option<Time>,
     /// Highest number that others were heard to hold.
@@ -218,59 +206,76 @@ pub struct Membership {
     life_since: Time,
     /// This life was told that it is over.
     told_removed: bool,
+    obeys: PhantomData<R>,
+}
+
+/// The answer is there; if it was a good one, the log has told so or is about to.
+fn try_again_soon(until: &mut Option<Time>, now: Time) {
+    if let Some(until) = until {
+        *until = (*until).min(now + PROPOSAL_PAUSE);
+    }
 }
 
 impl Membership {
-    /// A machine for `node`, among `configured` nodes (with it), with what this node persisted last.
-    pub fn new(
-        node: NodeId,
-        incarnation: Incarnation,
-        configured: &[NodeId],
-        times: MembershipTimes,
-        durable: Durable,
-        now: Time,
-    ) -> Membership {
-        let mut others: Vec<NodeId> = configured.iter().copied().filter(|other| *other != node).collect();
-        others.sort();
-        others.dedup();
-        Membership {
+    /// A machine for `node` that knows what the log said last.
+    pub fn new(node: NodeId, incarnation: Incarnation, log: LogState, now: Time) -> Membership {
+        Membership::with_rules(node, incarnation, log, now)
+    }
+}
+
+impl<R: ProtocolRules> Membership<R> {
+    /// As [`Membership::new`], obeying the given rules.
+    pub fn with_rules(node: NodeId, incarnation: Incarnation, log: LogState, now: Time) -> Membership<R> {
+        let mut machine = Membership {
             node,
             incarnation,
-            times,
-            durable,
-            peers: others.into_iter().map(|other| PeerWatch::new(other, now)).collect(),
+            log: LogState::default(),
+            peers: Vec::new(),
             broken: Vec::new(),
             mended: Vec::new(),
             floor: Epoch(0),
             leaving: false,
+            oldest_io: Duration::ZERO,
             now,
             started: now,
             status_due: now,
-            round: Round::Idle,
-            change_since: None,
-            retry_at: now,
-            outbid: 0,
+            lease: Lease::new(now),
+            proposed_until: None,
+            going: Vec::new(),
+            doomed: Vec::new(),
+            steward_until: None,
+            raise_until: None,
             has_quorum: false,
             lost_since: None,
             heard_of: Epoch(0),
             life_since: now,
             told_removed: false,
-        }
+            obeys: PhantomData,
+        };
+        machine.log = log;
+        machine.follow_configured();
+        machine
     }
 
-    /// The latest view; epoch 0 and no members before the first.
-    pub fn view(&self) -> &View {
-        &self.durable.view
+    /// What the log says, as far as it was told.
+    pub fn log(&self) -> &LogState {
+        &self.log
     }
 
     /// Whether this node is a member in its present life.
     pub fn is_member(&self) -> bool {
-        self.durable.view.has(self.me())
+        self.log.membership.has(self.me())
     }
 
-    /// Whether a majority was reachable within the lease time.
+    /// Whether a lease is held.
     pub fn has_quorum(&self) -> bool {
         self.has_quorum
+    }
+
+    /// Until when the lease that is held lasts, on this node's clock: at that moment the gates are closed, by
+    /// a thread that does nothing else, unless a later time was told.
+    pub fn lease_until(&self) -> Time {
+        self.lease.until
     }
 
     /// Takes in what happened and what time has brought.
@@ -281,23 +286,31 @@ impl Membership {
             Input::PeerUp { node, incarnation } => self.peer_up(node, incarnation, out),
             Input::PeerDown { node } => self.peer_down(node),
             Input::Message { from, incarnation, message } => self.hear(from, incarnation, message, out),
+            Input::Applied(log) => self.applied(log, out),
+            Input::Leader { leader, term } => self.follow_leader(leader, term),
+            Input::Confirmed { at } => self.confirmed(at, out),
+            Input::MembersAnswered => try_again_soon(&mut self.proposed_until, self.now),
+            Input::StewardAnswered => try_again_soon(&mut self.steward_until, self.now),
+            Input::RaiseAnswered => try_again_soon(&mut self.raise_until, self.now),
+            Input::OldestIo(age) => self.oldest_io(age),
             Input::PathBroken(path) => self.report(path, true),
             Input::PathMended(path) => self.report(path, false),
-            Input::HeardOf(epoch) => self.heard_of = self.heard_of.max(epoch),
-            Input::EpochSpent(epoch) => {
-                self.status_due = self.now;
-                self.floor = self.floor.max(epoch.min(EPOCH_MAX));
-            }
+            Input::HeardOf(number) => self.heard_of = self.heard_of.max(number),
+            Input::EpochSpent(number) => self.floor = self.floor.max(number),
             Input::Leave => (self.leaving, self.status_due) = (true, self.now),
             Input::Reincarnate(incarnation) => {
                 assert!(incarnation > self.incarnation, "a life must be later than the one before");
                 (self.incarnation, self.status_due) = (incarnation, self.now);
                 self.life_since = self.now;
                 self.told_removed = false;
+                self.lease.forget();
             }
         }
+        self.seek_stewardship(out);
+        self.ask_for_lease(out);
         self.watch_quorum(out);
         self.seek_change(out);
+        self.seek_raise(out);
         if self.now >= self.status_due {
             self.status_due = self.now + STATUS_PERIOD;
             let status = Message::Status(self.status());
@@ -307,39 +320,28 @@ impl Membership {
 
     /// When to call [`Membership::handle`] with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Time {
-        let mut deadline = self.status_due;
+        let mut deadline = self.status_due.min(self.lease.ask_due);
         let mut by = |time: Time| {
             if time > self.now {
                 deadline = deadline.min(time);
             }
         };
-        self.peers.iter().filter_map(|peer| peer.gone_at(self.times.suspect)).for_each(&mut by);
-        if let (Some(since), true) = (self.lost_since, self.has_quorum) {
-            by(since + self.times.lease);
-        }
+        self.peers.iter().filter_map(|peer| peer.gone_at(self.log.times.suspect)).for_each(&mut by);
+        by(self.lease.until);
         if let Some(at) = self.stranded_at() {
             by(at);
         }
-        if let Some(deadline) = self.round.deadline() {
-            by(deadline);
-        }
-        if self.change_since.is_some() {
-            by(self.retry_at);
+        let answers = self.proposed_until.into_iter().chain(self.raise_until).chain(self.steward_until);
+        answers.for_each(&mut by);
+        if self.lease.leads {
             by(self.started + self.settling());
-            if let Some(turn) = self.turn() {
-                by(turn);
-            }
+            self.log.membership.members.iter().for_each(|member| by(self.expires_at(*member)));
         }
         deadline
     }
 
     fn me(&self) -> Member {
         Member { node: self.node, incarnation: self.incarnation }
-    }
-
-    fn majority(&self) -> usize {
-        let configured = self.peers.len() + 1;
-        configured / 2 + 1
     }
 
     fn peer(&mut self, node: NodeId) -> Option<&mut PeerWatch> {
@@ -364,6 +366,7 @@ impl Membership {
         peer.up = true;
         peer.meet(incarnation);
         self.status_due = self.now;
+        self.lease.ask_due = self.now;
         self.send(node, Message::Status(self.status()), out);
     }
 
@@ -373,6 +376,19 @@ impl Membership {
         if peer.up {
             (peer.up, peer.down_since) = (false, now);
         }
+    }
+
+    /// An age is told at once when it crosses the limit, not with every change.
+    fn oldest_io(&mut self, age: Duration) {
+        let was_hung = self.is_hung(self.oldest_io);
+        self.oldest_io = age;
+        if self.is_hung(age) != was_hung {
+            self.status_due = self.now;
+        }
+    }
+
+    fn is_hung(&self, age: Duration) -> bool {
+        age >= self.log.times.hung_disk
     }
 
     fn report(&mut self, path: BrokenPath, broken: bool) {
@@ -389,32 +405,31 @@ impl Membership {
         self.status_due = self.now;
     }
 
-    /// Forgets reports that the view shows.
+    /// Forgets reports that the log shows.
     fn drop_settled_reports(&mut self) {
-        let shown = &self.durable.view.broken;
+        let shown = &self.log.membership.broken;
         self.broken.retain(|path| !shown.contains(path));
         self.mended.retain(|path| shown.contains(path));
     }
 
     fn status(&self) -> Status {
-        let (view, suspect) = (&self.durable.view, self.times.suspect);
+        let (membership, suspect) = (&self.log.membership, self.log.times.suspect);
         // The others hold one that nobody heard for there, for a while; only one that was heard is vouched
         // for.
         let met = self.peers.iter().filter(|peer| peer.incarnation > Incarnation(0));
         Status {
-            epoch: view.epoch,
             incarnation: self.incarnation,
-            floor: self.floor,
+            number: self.log.number,
             leaving: self.leaving,
-            reaches: met.filter_map(|peer| peer.life(self.now, suspect, view)).collect(),
+            oldest_io: self.oldest_io,
+            reaches: met.filter_map(|peer| peer.life(self.now, suspect, membership)).collect(),
             broken: self.broken.clone(),
             mended: self.mended.clone(),
         }
     }
 
     fn watch_quorum(&mut self, out: &mut Vec<Output>) {
-        let reached = 1 + self.peers.iter().filter(|peer| peer.up).count();
-        if reached >= self.majority() {
+        if self.now < self.lease.until {
             self.lost_since = None;
             if !self.has_quorum {
                 self.has_quorum = true;
@@ -422,8 +437,8 @@ impl Membership {
             }
             return;
         }
-        let since = *self.lost_since.get_or_insert(self.now);
-        if self.has_quorum && self.now >= since + self.times.lease {
+        self.lost_since.get_or_insert(self.now);
+        if self.has_quorum {
             self.has_quorum = false;
             out.push(Output::QuorumLost);
         }
@@ -434,12 +449,48 @@ impl Membership {
     }
 
     /// When this life counts as over although nobody could tell so. The others refuse connections of a life
-    /// that they removed, so such a node hears of newer views by heartbeats alone. A new life is always safe;
-    /// it costs the old one's requests an unknown outcome, so it is not begun lightly.
+    /// that they removed, so such a node hears of higher numbers by heartbeats alone. A new life is always
+    /// safe; it costs the old one's requests an unknown outcome, so it is not begun lightly.
     fn stranded_at(&self) -> Option<Time> {
         let since = self.lost_since?.max(self.life_since);
-        let patience = self.times.lease * if self.is_member() { 1 } else { 4 };
-        (self.heard_of > self.durable.view.epoch && !self.told_removed).then_some(since + patience)
+        let patience = self.log.times.lease * if self.is_member() { 1 } else { 4 };
+        (self.heard_of > self.log.number && !self.told_removed).then_some(since + patience)
+    }
+
+    // --- the log ---
+
+    fn applied(&mut self, log: LogState, out: &mut Vec<Output>) {
+        // Not "was a member": it may have joined and been removed before it heard of either.
+        let me = self.me();
+        let removed = log.membership.is_over(me) && !self.log.membership.is_over(me) && !self.told_removed;
+        if log.membership != self.log.membership {
+            self.status_due = self.now;
+        }
+        if log.membership.number != self.log.membership.number {
+            // What was proposed was for the membership before.
+            self.proposed_until = None;
+            self.doomed.clear();
+        }
+        self.log = log;
+        self.follow_steward();
+        self.follow_configured();
+        self.drop_settled_reports();
+        self.told_removed |= removed;
+        if removed {
+            self.lease.forget();
+            out.push(if self.leaving { Output::Left } else { Output::Removed });
+        }
+    }
+
+    fn follow_configured(&mut self) {
+        let (node, now) = (self.node, self.now);
+        let configured = &self.log.configured;
+        self.peers.retain(|peer| configured.contains(&peer.node));
+        for &other in configured.iter().filter(|other| **other != node) {
+            if let Err(place) = self.peers.binary_search_by_key(&other, |peer| peer.node) {
+                self.peers.insert(place, PeerWatch::new(other, now));
+            }
+        }
     }
 
     // --- messages ---
@@ -451,58 +502,15 @@ impl Membership {
             return;
         }
         match message {
-            Message::Status(status) => self.hear_status(from, status, out),
-            Message::Prepare { after, ballot } => self.hear_prepare(from, after, ballot, out),
-            Message::Promise { after, ballot, accepted } => {
-                self.hear_promise(from, after, ballot, accepted, out);
+            Message::Status(status) => {
+                if peer.incarnation == status.incarnation {
+                    peer.status = Some(status);
+                }
             }
-            Message::Accept { after, ballot, view } => self.hear_accept(from, after, ballot, view, out),
-            Message::Accepted { after, ballot } => self.hear_accepted(from, after, ballot, out),
-            Message::Refused { after, promised } => self.hear_refused(after, promised),
-            Message::Commit(view) => self.adopt(view, out),
-        }
-    }
-
-    fn hear_status(&mut self, from: NodeId, status: Status, out: &mut Vec<Output>) {
-        let epoch = status.epoch;
-        if let Some(peer) = self.peer(from)
-            && peer.incarnation == status.incarnation
-        {
-            peer.status = Some(status);
-        }
-        self.level(from, epoch, out);
-    }
-
-    /// Brings the two sides to the higher of their views. True if they are level already.
-    fn level(&self, peer: NodeId, epoch: Epoch, out: &mut Vec<Output>) -> bool {
-        let ours = self.durable.view.epoch;
-        if epoch < ours {
-            self.send(peer, Message::Commit(self.durable.view.clone()), out);
-        } else if epoch > ours {
-            self.send(peer, Message::Status(self.status()), out);
-        }
-        epoch == ours
-    }
-
-    /// Takes over a view that was decided.
-    fn adopt(&mut self, view: View, out: &mut Vec<Output>) {
-        if view.epoch <= self.durable.view.epoch {
-            return;
-        }
-        // Not "was a member": it may have joined and been removed before it heard of either.
-        let me = self.me();
-        let removed = view.departed(me) && !self.durable.view.departed(me) && !self.told_removed;
-        self.durable = Durable { view: view.clone(), promised: Ballot::NONE, accepted: None };
-        self.round = Round::Idle;
-        self.change_since = None;
-        self.retry_at = self.now;
-        self.status_due = self.now;
-        self.drop_settled_reports();
-        out.push(Output::Persist(self.durable.clone()));
-        out.push(Output::NewView(view));
-        self.told_removed |= removed;
-        if removed {
-            out.push(if self.leaving { Output::Left } else { Output::Removed });
+            Message::Ask { stamp } => {
+                self.answer_ask(Member { node: from, incarnation }, stamp, out);
+            }
+            Message::Grant { term, stamp, age } => self.granted(from, term, stamp, age),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a node asks of the database: a change, what it was thought out for, and the id under which it happens
 //! once.
 
-use super::members::MemberCause;
+use super::members::{MemberCause, Steward};
 use super::reconfiguration::{CancelCause, ReconfigurationId};
 use super::row::{RowChange, RowKey};
 use super::token::{TokenHash, TokenRow};
@@ -82,6 +82,8 @@ pub enum Change {
     /// Who is a member now, and which paths are broken. Compared with the membership that it was thought out
     /// for.
     Membership {
+        /// Who decided so; nobody but the steward may.
+        by: Steward,
         /// Number of the membership that this one follows.
         expect: Epoch,
         /// Members by rising id.
@@ -91,6 +93,8 @@ pub enum Change {
         /// What led to it, for people.
         causes: Vec<MemberCause>,
     },
+    /// A leader of the log takes care of the membership from here on.
+    Steward(Steward),
     /// A disk was seen to have been used at this number: go above.
     RaiseEpoch {
         /// The number.
@@ -171,8 +175,9 @@ coded! {
     enum Change {
         1 = Rows(changes), 2 = Prepare { changes, deadline_ms, hold },
         3 = Ack { reconfiguration, member }, 4 = Proceed { reconfiguration },
-        5 = Cancel { reconfiguration, why }, 6 = Membership { expect, members, broken, causes },
+        5 = Cancel { reconfiguration, why }, 6 = Membership { by, expect, members, broken, causes },
         7 = RaiseEpoch { above }, 8 = Distress { member, level, reason }, 9 = Clear { node },
-        10 = CreateToken(token), 11 = RevokeToken(hash), 12 = Join { token, nonce, unix_ms, changes }
+        10 = CreateToken(token), 11 = RevokeToken(hash), 12 = Join { token, nonce, unix_ms, changes },
+        13 = Steward(steward)
     }
 }

@@ -187,8 +187,9 @@ impl<R: ProtocolRules> Database<R> {
             Change::Ack { reconfiguration, member } => self.acknowledge(*reconfiguration, *member),
             Change::Proceed { reconfiguration } => self.proceed(*reconfiguration),
             Change::Cancel { reconfiguration, why } => self.cancel(*reconfiguration, *why),
-            Change::Membership { expect, members, broken, causes } => {
-                self.change_members(*expect, members, broken, causes)
+            Change::Steward(steward) => self.take_stewardship(*steward),
+            Change::Membership { by, expect, members, broken, causes } => {
+                self.change_members(*by, *expect, members, broken, causes)
             }
             Change::RaiseEpoch { above } => self.raise_epoch(*above),
             Change::Distress { member, level, reason } => self.distress(*member, *level, reason),

@@ -34,6 +34,8 @@ pub enum Cause {
     Cancelled(ReconfigurationId, CancelCause),
     /// Nodes came, left, failed; paths broke or were mended.
     Members(Vec<MemberCause>),
+    /// A new leader takes care of the membership.
+    Steward(NodeId),
     /// A disk was seen at this number.
     NumberSpent(Epoch),
     /// A node cried for help.
@@ -65,6 +67,7 @@ impl fmt::Display for Cause {
                 }
                 if causes.is_empty() { write!(f, "the members agreed") } else { Ok(()) }
             }
+            Cause::Steward(node) => write!(f, "node {} leads the cluster now", node.0),
             Cause::NumberSpent(number) => write!(f, "a disk was already used at number {}", number.0),
             Cause::Distress(member, level) => {
                 write!(f, "node {} cried for help: it is {level}", member.node.0)

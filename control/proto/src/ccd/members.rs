@@ -33,6 +33,18 @@ pub struct MembershipRow {
     pub departed: Vec<Member>,
     /// Paths found broken, of members.
     pub broken: Vec<BrokenPath>,
+    /// Who may change the membership, and grants leases: the leader of the log that said so last.
+    pub steward: Option<Steward>,
+}
+
+/// A leader of the log that has taken over the care of the membership, with an entry of the log: from there
+/// on, what a leader before it still proposes is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Steward {
+    /// The node, in the life in which it leads.
+    pub member: Member,
+    /// The term in which it does.
+    pub term: u64,
 }
 
 impl MembershipRow {
@@ -100,7 +112,8 @@ impl fmt::Display for MemberCause {
 }
 
 coded! {
-    struct MembershipRow { number, formed, members, departed, broken }
+    struct MembershipRow { number, formed, members, departed, broken, steward }
+    struct Steward { member, term }
     struct MemberCause { node, why }
 }
 coded! {
@@ -111,14 +124,37 @@ coded! {
 }
 
 impl<R: ProtocolRules> Database<R> {
+    pub(super) fn take_stewardship(&mut self, steward: Steward) -> Result<Done, Refusal> {
+        let known = self.membership.steward;
+        if known == Some(steward) {
+            return Ok(Done::nothing());
+        }
+        let later = |known: Steward| (steward.term, steward.member) > (known.term, known.member);
+        if !known.is_none_or(later) {
+            return Err(Refusal::NotSteward { term: steward.term });
+        }
+        let before = self.membership.clone();
+        self.membership.steward = Some(steward);
+        let changes = Vec::from([RowEvent {
+            key: RowKey::Membership,
+            before: Some(Row::Membership(before)),
+            after: Some(Row::Membership(self.membership.clone())),
+        }]);
+        Ok(Done { outcome: Outcome::default(), cause: Cause::Steward(steward.member.node), changes })
+    }
+
     pub(super) fn change_members(
         &mut self,
+        by: Steward,
         expect: Epoch,
         members: &[Member],
         broken: &[BrokenPath],
         causes: &[MemberCause],
     ) -> Result<Done, Refusal> {
         let before = self.membership.clone();
+        if before.steward != Some(by) {
+            return Err(Refusal::NotSteward { term: by.term });
+        }
         if expect != before.number {
             return Err(Refusal::MembershipChanged { expected: expect, found: before.number });
         }
@@ -147,7 +183,8 @@ impl<R: ProtocolRules> Database<R> {
             self.paths_changed(&before.broken, &broken, number);
         }
         let formed = if before.members == members { before.formed } else { number };
-        self.membership = MembershipRow { number, formed, members, departed, broken };
+        let steward = before.steward;
+        self.membership = MembershipRow { number, formed, members, departed, broken, steward };
         RowEvent {
             key: RowKey::Membership,
             before: Some(Row::Membership(before)),

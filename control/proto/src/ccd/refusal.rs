@@ -47,6 +47,7 @@ pub enum Refusal {
     NotAsked { id: ReconfigurationId, member: Member },
     NotHeld { id: ReconfigurationId },
     // Members.
+    NotSteward { term: u64 },
     MembershipChanged { expected: Epoch, found: Epoch },
     MembersMalformed,
     NotConfigured { node: NodeId },
@@ -222,6 +223,10 @@ impl Refusal {
 
     fn fmt_member(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Refusal::NotSteward { term } => write!(
+                f,
+                "who led the cluster in term {term} leads it no more: the present leader decides on members"
+            ),
             Refusal::MembershipChanged { expected, found } => {
                 write!(f, "the membership is number {} and not {} any more: look again", found.0, expected.0)
             }
@@ -296,7 +301,8 @@ coded! {
         35 = Decided { id, phase }, 36 = NotAsked { id, member }, 37 = NotHeld { id },
         40 = MembershipChanged { expected, found }, 41 = MembersMalformed, 42 = NotConfigured { node },
         43 = Tombstoned { node }, 44 = LifeIsOver { member }, 45 = NumberTooLarge { number },
-        46 = NoTombstone { node }, 50 = TooManyTokens { most }, 51 = TokenTaken { token }, 52 = NoToken,
+        46 = NoTombstone { node }, 47 = NotSteward { term },
+        50 = TooManyTokens { most }, 51 = TokenTaken { token }, 52 = NoToken,
         56 = TokenUsed { node },
         53 = TokenExpired, 54 = TokenOfOther { node }, 55 = JoinAddsNoNode
     }

@@ -69,6 +69,9 @@ pub(super) fn member(node: u16) -> Member {
     Member { node: NodeId(node), incarnation: Incarnation(100) }
 }
 
+pub(super) const STEWARD: Steward =
+    Steward { member: Member { node: NodeId(1), incarnation: Incarnation(100) }, term: 1 };
+
 /// A database that is given commands of node 1, one by one.
 pub(super) struct Bench {
     pub(super) database: Database,
@@ -84,6 +87,7 @@ impl Bench {
     /// With all three nodes in.
     pub(super) fn formed() -> Bench {
         let mut bench = Bench::new();
+        bench.give(Change::Steward(STEWARD)).result.expect("it leads");
         bench.members(&[member(1), member(2), member(3)]).result.expect("they join");
         bench
     }
@@ -116,7 +120,8 @@ impl Bench {
 
     pub(super) fn members(&mut self, members: &[Member]) -> Answer {
         let expect = self.database.membership().number;
-        self.give(Change::Membership { expect, members: members.to_vec(), broken: vec![], causes: vec![] })
+        let members = members.to_vec();
+        self.give(Change::Membership { by: STEWARD, expect, members, broken: vec![], causes: vec![] })
     }
 
     pub(super) fn refusal(&mut self, change: Change) -> String {

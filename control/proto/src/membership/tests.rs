@@ -1,305 +1,389 @@
-//! The membership machine by itself: the trivial cluster, the messages, a few courses told step by step.
-//! Whole clusters under faults are in `tests/membership.rs`.
+//! Courses of a few membership machines, told step by step. Whole clusters are in `tests/membership.rs`.
 
 use super::*;
+use crate::ccd::{Applied, Command, DistressLevel, OperationId, Steward, Why};
+use crate::rows::{ClusterRows, LinkNumber, LinkRow, NodeRow, RailAddress, RailEnd, RailRow, voters_usual};
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec;
 use blockdev_proto::geometry::DiskId;
-use proptest::prelude::*;
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use transport_proto::identity::{LinkId, RailId};
 
 const MS: u64 = 1_000_000;
 
-fn machine(node: u16, configured: &[u16]) -> Membership {
-    let configured: Vec<NodeId> = configured.iter().copied().map(NodeId).collect();
-    let life = Incarnation(100 + u64::from(node));
-    Membership::new(NodeId(node), life, &configured, MembershipTimes::default(), Durable::default(), Time(0))
+fn rows(ids: &[NodeId]) -> ClusterRows {
+    let voters = voters_usual(ids);
+    let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let node =
+        |id: &NodeId| NodeRow { id: *id, name: format!("node{}", id.0), host, voter: voters.contains(id) };
+    let end = |id: &NodeId| RailEnd {
+        node: *id,
+        address: RailAddress::Tcp(SocketAddr::new(host, 7000 + 2 * id.0)),
+        heartbeat: SocketAddr::new(host, 7001 + 2 * id.0),
+    };
+    let rail = RailRow { id: RailId(0), ends: ids.iter().map(end).collect() };
+    let link = LinkRow { number: LinkNumber(0), id: LinkId(0), nodes: ids.to_vec(), rails: vec![rail] };
+    let links = if ids.len() > 1 { vec![link] } else { vec![] };
+    ClusterRows { nodes: ids.iter().map(node).collect(), links, ..ClusterRows::empty("north") }
+}
+
+/// Machines that hear each other at once, around a log that all of them hear at once. Node 1 leads it.
+struct Trio {
+    machines: Vec<Membership>,
+    database: Database,
+    leader: usize,
+    /// Pairs that do not hear each other, and nodes that hear nothing of the log.
+    deaf: Vec<(usize, usize)>,
+    told: Vec<(NodeId, Output)>,
+    sequence: u64,
+    causes: Vec<(NodeId, Why)>,
+}
+
+impl Trio {
+    fn of(count: u16) -> Trio {
+        let ids: Vec<NodeId> = (1..=count).map(NodeId).collect();
+        let database = Database::found(rows(&ids)).expect("sound rows");
+        let log = database.log_state();
+        let life = |id: NodeId| Incarnation(100 + u64::from(id.0));
+        let machine = |id: &NodeId| Membership::new(*id, life(*id), log.clone(), Time(0));
+        let machines = ids.iter().map(machine).collect();
+        let (deaf, told, causes) = (vec![], vec![], vec![]);
+        Trio { machines, database, leader: 0, deaf, told, sequence: 0, causes }
+    }
+
+    /// All have met, and node 1 leads.
+    fn formed() -> Trio {
+        let mut trio = Trio::of(3);
+        trio.meet_all(10);
+        trio.lead(10, 1);
+        assert_eq!(trio.members(), [1, 2, 3]);
+        trio
+    }
+
+    fn members(&self) -> Vec<u16> {
+        self.database.membership().members.iter().map(|member| member.node.0).collect()
+    }
+
+    fn lead(&mut self, ms: u64, term: u64) {
+        let leader = Some(self.machines[self.leader].node);
+        let inputs = (0..self.machines.len()).map(|at| (at, Input::Leader { leader, term }));
+        self.settle(ms, inputs.collect());
+    }
+
+    fn meet_all(&mut self, ms: u64) {
+        let lives: Vec<Member> = self.machines.iter().map(Membership::me).collect();
+        let mut inputs = vec![];
+        for (at, machine) in self.machines.iter().enumerate() {
+            for life in lives.iter().filter(|life| life.node != machine.node) {
+                inputs.push((at, Input::PeerUp { node: life.node, incarnation: life.incarnation }));
+            }
+        }
+        self.settle(ms, inputs);
+    }
+
+    /// Ticks at every deadline until this time.
+    fn until(&mut self, ms: u64) {
+        loop {
+            let due = self.machines.iter().map(Membership::next_deadline).min().expect("machines");
+            if due.0 > ms * MS {
+                return self.settle(ms, self.ticks());
+            }
+            self.settle_at(due, self.ticks());
+        }
+    }
+
+    fn ticks(&self) -> Vec<(usize, Input)> {
+        (0..self.machines.len()).map(|at| (at, Input::Tick)).collect()
+    }
+
+    fn settle(&mut self, ms: u64, inputs: Vec<(usize, Input)>) {
+        self.settle_at(Time(ms * MS), inputs);
+    }
+
+    fn settle_at(&mut self, now: Time, inputs: Vec<(usize, Input)>) {
+        let mut queue = VecDeque::from(inputs);
+        while let Some((at, input)) = queue.pop_front() {
+            let mut out = vec![];
+            self.machines[at].handle(now, input, &mut out);
+            let (from, incarnation) = (self.machines[at].node, self.machines[at].incarnation);
+            for output in out {
+                match output {
+                    Output::Send { to, message } => {
+                        let to = usize::from(to.0) - 1;
+                        if !self.deaf.contains(&(at, to)) && !self.deaf.contains(&(to, at)) {
+                            queue.push_back((to, Input::Message { from, incarnation, message }));
+                        }
+                    }
+                    Output::Confirm { at: asked } if at == self.leader => {
+                        queue.push_back((at, Input::Confirmed { at: asked }));
+                    }
+                    Output::Confirm { .. } => {}
+                    Output::Propose(change) => {
+                        if self.apply(from, incarnation, change) {
+                            let log = self.database.log_state();
+                            let hears = |to: &usize| !self.deaf.contains(&(*to, *to));
+                            let all = (0..self.machines.len()).filter(hears);
+                            queue.extend(all.map(|to| (to, Input::Applied(log.clone()))));
+                        }
+                    }
+                    output => self.told.push((from, output)),
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, node: NodeId, life: Incarnation, change: Change) -> bool {
+        self.sequence += 1;
+        let operation = OperationId { node, life, sequence: self.sequence };
+        if let Change::Membership { causes, .. } = &change {
+            self.causes.extend(causes.iter().map(|cause| (cause.node, cause.why)));
+        }
+        let command = Command { operation, expect: vec![], change };
+        let applied = self.database.apply(self.database.index() + 1, &command);
+        matches!(applied, Applied::Done { .. })
+    }
+
+    fn down(&mut self, ms: u64, at: usize, node: u16) {
+        self.settle(ms, vec![(at, Input::PeerDown { node: NodeId(node) })]);
+    }
+
+    /// Node `lost` is not heard by anybody any more, and hears nobody.
+    fn lose(&mut self, ms: u64, lost: usize) {
+        self.deaf.extend([(0, lost), (1, lost), (2, lost), (lost, lost)]);
+        for at in (0..3).filter(|at| *at != lost) {
+            self.down(ms, at, lost as u16 + 1);
+            self.down(ms, lost, at as u16 + 1);
+        }
+    }
 }
 
 fn path(node: u16) -> BrokenPath {
     BrokenPath { node: NodeId(node), disk: DiskId(9) }
 }
 
-fn views(out: &[Output]) -> Vec<View> {
-    let view = |output: &Output| match output {
-        Output::NewView(view) => Some(view.clone()),
-        _ => None,
-    };
-    out.iter().filter_map(view).collect()
-}
-
-/// Machines that hear each other at once, at one time.
-fn settle(machines: &mut [Membership], now: Time, inputs: Vec<(usize, Input)>) -> Vec<(NodeId, Output)> {
-    let mut told = Vec::new();
-    let mut queue = alloc::collections::VecDeque::from(inputs);
-    while let Some((at, input)) = queue.pop_front() {
-        let mut out = Vec::new();
-        machines[at].handle(now, input, &mut out);
-        let (from, incarnation) = (machines[at].node, machines[at].incarnation);
-        for output in out {
-            match output {
-                Output::Send { to, message } => {
-                    if let Some(to) = machines.iter().position(|machine| machine.node == to) {
-                        queue.push_back((to, Input::Message { from, incarnation, message }));
-                    }
-                }
-                output => told.push((from, output)),
-            }
-        }
-    }
-    told
-}
-
-fn meet_all(machines: &mut [Membership], now: Time) -> Vec<(NodeId, Output)> {
-    let lives: Vec<Member> = machines.iter().map(Membership::me).collect();
-    let mut inputs = Vec::new();
-    for (at, machine) in machines.iter().enumerate() {
-        for life in lives.iter().filter(|life| life.node != machine.node) {
-            inputs.push((at, Input::PeerUp { node: life.node, incarnation: life.incarnation }));
-        }
-    }
-    settle(machines, now, inputs)
-}
-
-fn trio() -> Vec<Membership> {
-    let mut machines: Vec<Membership> = (1..=3).map(|node| machine(node, &[1, 2, 3])).collect();
-    meet_all(&mut machines, Time(10 * MS));
-    assert!(machines.iter().all(|machine| machine.view().members.len() == 3));
-    machines
-}
-
-fn tick_all(machines: &mut [Membership], now: Time) -> Vec<(NodeId, Output)> {
-    let ticks = (0..machines.len()).map(|at| (at, Input::Tick)).collect();
-    settle(machines, now, ticks)
+// proves: C3
+#[test]
+fn a_cluster_of_one_forms_by_itself_and_holds_its_own_lease() {
+    let mut alone = Trio::of(1);
+    alone.lead(1, 1);
+    assert_eq!(alone.members(), [1]);
+    assert_eq!(alone.told, [(NodeId(1), Output::QuorumRegained)]);
+    alone.until(60_000);
+    assert!(alone.told.len() == 1 && alone.machines[0].has_quorum());
 }
 
 // proves: C3
 #[test]
-fn a_cluster_of_one_is_its_own_majority() {
-    let mut alone = machine(7, &[7]);
-    let mut out = Vec::new();
-    alone.handle(Time(MS), Input::Tick, &mut out);
-    let views = views(&out);
-    assert_eq!(views.len(), 1);
-    assert_eq!((views[0].epoch, views[0].members.len()), (Epoch(1), 1));
-    assert!(out.contains(&Output::QuorumRegained) && alone.is_member());
-    out.clear();
-    alone.handle(Time(5000 * MS), Input::Tick, &mut out);
-    assert_eq!(out, []);
+fn three_nodes_that_meet_form_one_membership_without_waiting() {
+    let trio = Trio::formed();
+    assert!(trio.machines.iter().all(|machine| machine.is_member() && machine.has_quorum()));
+    assert_eq!(trio.causes, [1, 2, 3].map(|node| (NodeId(node), Why::Joined)));
+}
+
+// proves: C3 C6
+#[test]
+fn a_silent_node_closes_its_gates_before_the_others_go_on_without_it() {
+    let mut trio = Trio::formed();
+    trio.until(100);
+    trio.lose(100, 2);
+    let holds_until = trio.machines[2].lease_until();
+    trio.until(holds_until.0 / MS - 1);
+    assert_eq!(trio.members(), [1, 2, 3], "it may hold its lease still");
+    trio.until(100 + 1500);
+    assert_eq!(trio.members(), [1, 2]);
+    assert!(trio.causes.contains(&(NodeId(3), Why::Unreachable)));
+    let lost = trio.told.iter().position(|told| *told == (NodeId(3), Output::QuorumLost));
+    assert!(lost.is_some() && !trio.machines[2].has_quorum());
+    trio.until(60_000);
+    assert!(trio.machines[0].has_quorum() && trio.machines[1].has_quorum());
 }
 
 // proves: C3
-#[test]
-fn three_nodes_that_meet_form_one_view_without_waiting() {
-    let machines = trio();
-    assert!(machines.windows(2).all(|pair| pair[0].view() == pair[1].view()));
-    assert!(machines.iter().all(|machine| machine.is_member() && machine.has_quorum()));
-}
-
-#[test]
-fn a_node_that_is_not_heard_is_out_after_the_suspect_time_and_not_before() {
-    let mut machines = trio();
-    let before = machines[0].view().epoch;
-    settle(&mut machines, Time(20 * MS), [(0, 3), (1, 3)].map(|(at, node)| (at, down(node))).into());
-    tick_all(&mut machines[..2], Time(500 * MS));
-    assert_eq!(machines[0].view().epoch, before);
-    tick_all(&mut machines[..2], Time(521 * MS));
-    assert_eq!(machines[0].view().epoch.0, before.0 + 1);
-    assert_eq!(machines[1].view(), machines[0].view());
-    assert!(!machines[0].view().members.iter().any(|member| member.node == NodeId(3)));
-    assert_eq!(machines[0].view().departed, [Member { node: NodeId(3), incarnation: Incarnation(103) }]);
-}
-
-fn down(node: u16) -> Input {
-    Input::PeerDown { node: NodeId(node) }
-}
-
-#[test]
-fn a_node_alone_loses_its_quorum_after_the_lease_and_decides_nothing() {
-    let mut machines = trio();
-    let view = machines[0].view().clone();
-    let mut out = Vec::new();
-    for node in [2, 3] {
-        machines[0].handle(Time(20 * MS), down(node), &mut out);
-    }
-    machines[0].handle(Time(1519 * MS), Input::Tick, &mut out);
-    assert!(!out.contains(&Output::QuorumLost));
-    machines[0].handle(Time(1521 * MS), Input::Tick, &mut out);
-    assert!(out.contains(&Output::QuorumLost) && !machines[0].has_quorum());
-    machines[0].handle(Time(60_000 * MS), Input::Tick, &mut out);
-    assert_eq!(machines[0].view(), &view);
-    out.clear();
-    let up = Input::PeerUp { node: NodeId(2), incarnation: Incarnation(102) };
-    machines[0].handle(Time(60_001 * MS), up, &mut out);
-    assert!(out.contains(&Output::QuorumRegained));
-}
-
 #[test]
 fn a_removed_node_learns_it_and_comes_back_only_in_a_new_life() {
-    let mut machines = trio();
-    settle(&mut machines, Time(20 * MS), [(0, 3), (1, 3)].map(|(at, node)| (at, down(node))).into());
-    tick_all(&mut machines[..2], Time(600 * MS));
-    let told = meet_all(&mut machines, Time(700 * MS));
-    assert!(told.contains(&(NodeId(3), Output::Removed)));
-    tick_all(&mut machines, Time(1500 * MS));
-    assert_eq!(machines[0].view().members.len(), 2, "the old life came back");
-    settle(&mut machines, Time(1600 * MS), [(2, Input::Reincarnate(Incarnation(500)))].into());
-    let told = meet_all(&mut machines, Time(1700 * MS));
-    assert!(machines.iter().all(|machine| machine.is_member()));
-    assert_eq!(machines[2].view().members[2].incarnation, Incarnation(500));
-    assert!(machines[0].view().departed.is_empty());
-    assert!(!told.iter().any(|(_, output)| *output == Output::Removed));
+    let mut trio = Trio::formed();
+    trio.lose(20, 2);
+    trio.until(2000);
+    trio.deaf.clear();
+    trio.settle(2001, vec![(2, Input::Applied(trio.database.log_state()))]);
+    assert!(trio.told.contains(&(NodeId(3), Output::Removed)));
+    trio.meet_all(2002);
+    trio.until(4000);
+    assert_eq!(trio.members(), [1, 2], "the old life came back");
+    assert!(!trio.machines[2].has_quorum(), "a life that is over holds no lease");
+    trio.settle(4001, vec![(2, Input::Reincarnate(Incarnation(500)))]);
+    trio.meet_all(4002);
+    assert_eq!(trio.members(), [1, 2, 3]);
+    assert_eq!(trio.causes.last(), Some(&(NodeId(3), Why::Restarted)));
+    trio.until(4500);
+    assert!(trio.machines.iter().all(|machine| machine.is_member() && machine.has_quorum()));
 }
 
 #[test]
 fn a_node_that_nobody_talks_to_learns_from_heartbeats_that_its_life_is_over() {
-    let mut machines = trio();
-    let stranded = &mut machines[2];
-    let mut out = Vec::new();
-    for node in [1, 2] {
-        stranded.handle(Time(20 * MS), down(node), &mut out);
-    }
-    stranded.handle(Time(5000 * MS), Input::Tick, &mut out);
-    assert!(!out.contains(&Output::Removed), "nothing newer was heard of");
-    let newer = Epoch(stranded.view().epoch.0 + 1);
-    stranded.handle(Time(5001 * MS), Input::HeardOf(newer), &mut out);
-    stranded.handle(Time(9000 * MS), Input::HeardOf(newer), &mut out);
-    assert_eq!(out.iter().filter(|output| **output == Output::Removed).count(), 1);
-}
-
-/// Node 1 was killed and came back; it met node 2 at once, but node 3 only after the suspect time. It put
-/// node 3 out, whose clients then waited for the answers to what it had sent in the life that was over.
-#[test]
-fn a_node_that_comes_back_puts_out_no_member_that_it_has_not_met_yet() {
-    let mut machines = trio();
-    settle(&mut machines[1..], Time(20 * MS), [(0, down(1)), (1, down(1))].into());
-    for now in [521, 800] {
-        tick_all(&mut machines[1..], Time(now * MS));
-    }
-    assert_eq!(machines[1].view().members.len(), 2);
-    let (durable, life) = (machines[0].durable.clone(), Incarnation(500));
-    let configured = [1, 2, 3].map(NodeId);
-    machines[0] =
-        Membership::new(NodeId(1), life, &configured, MembershipTimes::default(), durable, Time(900 * MS));
-    meet_all(&mut machines[..2], Time(910 * MS));
-    for now in [1000, 1400, 1500, 2000, 3000] {
-        let told = tick_all(&mut machines, Time(now * MS));
-        assert!(!told.iter().any(|(_, output)| *output == Output::Removed), "{told:?} at {now} ms");
-    }
-    assert!(machines[2].is_member() && !machines[0].is_member());
-    meet_all(&mut machines, Time(3100 * MS));
-    assert!(machines.iter().all(|machine| machine.is_member()), "{:?}", machines[0].view());
-    assert_eq!(machines[2].view().members.len(), 3);
-}
-
-#[test]
-fn two_nodes_that_come_back_go_on_without_a_third_that_does_not() {
-    let mut machines = trio();
-    let configured = [1, 2, 3].map(NodeId);
-    for (at, machine) in machines[..2].iter_mut().enumerate() {
-        let (node, life) = (machine.node, Incarnation(500 + at as u64));
-        let durable = machine.durable.clone();
-        let times = MembershipTimes::default();
-        *machine = Membership::new(node, life, &configured, times, durable, Time(900 * MS));
-    }
-    meet_all(&mut machines[..2], Time(910 * MS));
-    for now in [1500, 2000] {
-        tick_all(&mut machines[..2], Time(now * MS));
-    }
-    assert!(machines[..2].iter().all(|machine| machine.is_member() && machine.view().members.len() == 2));
+    let mut trio = Trio::formed();
+    trio.lose(20, 2);
+    trio.until(5000);
+    assert!(!trio.told.contains(&(NodeId(3), Output::Removed)), "nothing newer was heard of");
+    let newer = trio.database.number();
+    trio.settle(5001, vec![(2, Input::HeardOf(newer)), (2, Input::Tick)]);
+    trio.until(9000);
+    let removed = trio.told.iter().filter(|told| **told == (NodeId(3), Output::Removed));
+    assert_eq!(removed.count(), 1);
 }
 
 #[test]
 fn a_node_that_leaves_is_out_at_once_and_told_so() {
-    let mut machines = trio();
-    let told = settle(&mut machines, Time(20 * MS), [(1, Input::Leave)].into());
-    assert!(told.contains(&(NodeId(2), Output::Left)));
-    assert_eq!(machines[0].view().members.len(), 2);
+    let mut trio = Trio::formed();
+    trio.settle(20, vec![(1, Input::Leave)]);
+    assert_eq!(trio.members(), [1, 3]);
+    assert!(trio.told.contains(&(NodeId(2), Output::Left)));
+    // The leader, too.
+    trio.settle(30, vec![(0, Input::Leave)]);
+    assert_eq!(trio.members(), [3]);
+    assert_eq!(trio.causes[3..], [(NodeId(2), Why::Left), (NodeId(1), Why::Left)]);
+}
+
+// proves: C3
+#[test]
+fn a_node_whose_disk_hangs_is_out_until_the_disk_answers() {
+    let mut trio = Trio::formed();
+    let age = Duration::from_secs(31);
+    trio.settle(100, vec![(1, Input::OldestIo(age))]);
+    trio.until(5000);
+    assert_eq!(trio.members(), [1, 3]);
+    assert!(trio.causes.contains(&(NodeId(2), Why::HungDisk { age_ms: 31_000 })));
+    assert!(trio.told.contains(&(NodeId(2), Output::QuorumLost)), "its lease had to end first");
+    trio.settle(5001, vec![(1, Input::Reincarnate(Incarnation(500)))]);
+    trio.meet_all(5002);
+    assert_eq!(trio.members(), [1, 3], "the disk hangs still");
+    trio.settle(6000, vec![(1, Input::OldestIo(Duration::ZERO))]);
+    assert_eq!(trio.members(), [1, 2, 3]);
+    // One that leads fares no better.
+    trio.settle(6001, vec![(0, Input::OldestIo(age))]);
+    trio.until(9000);
+    assert_eq!(trio.members(), [2, 3]);
+    assert!(trio.told.contains(&(NodeId(1), Output::QuorumLost)));
 }
 
 // proves: B3
 #[test]
-fn a_broken_path_reported_by_any_node_is_in_the_view_until_its_owner_mends_it() {
-    let mut machines = trio();
-    settle(&mut machines, Time(20 * MS), [(2, Input::PathBroken(path(1)))].into());
-    assert!(machines.iter().all(|machine| machine.view().broken == [path(1)]));
-    settle(&mut machines, Time(30 * MS), [(2, Input::PathMended(path(1)))].into());
-    assert_eq!(machines[0].view().broken, [path(1)], "another than the owner mended it");
-    settle(&mut machines, Time(40 * MS), [(0, Input::PathMended(path(1)))].into());
-    assert!(machines.iter().all(|machine| machine.view().broken.is_empty()));
+fn a_broken_path_reported_by_any_node_is_known_until_its_owner_mends_it() {
+    let mut trio = Trio::formed();
+    trio.settle(20, vec![(2, Input::PathBroken(path(2)))]);
+    assert_eq!(trio.database.membership().broken, [path(2)]);
+    trio.settle(30, vec![(2, Input::PathMended(path(2)))]);
+    assert_eq!(trio.database.membership().broken, [path(2)], "another than the owner mended it");
+    trio.settle(40, vec![(1, Input::PathMended(path(2)))]);
+    assert_eq!(trio.database.membership().broken, []);
+    assert_eq!(trio.causes[3..], [(NodeId(2), Why::PathBroken), (NodeId(2), Why::PathMended)]);
 }
 
 #[test]
-fn a_spent_number_is_passed_over() {
-    let mut machines = trio();
-    settle(&mut machines, Time(20 * MS), [(2, Input::EpochSpent(Epoch(40)))].into());
-    assert!(machines.iter().all(|machine| machine.view().epoch == Epoch(41)));
-    tick_all(&mut machines, Time(400 * MS));
-    assert!(machines.iter().all(|machine| machine.view().epoch == Epoch(41)));
+fn a_spent_number_is_passed_over_by_whoever_saw_it() {
+    let mut trio = Trio::formed();
+    trio.settle(20, vec![(2, Input::EpochSpent(Epoch(40)))]);
+    assert_eq!(trio.database.number(), Epoch(41));
+    trio.until(4000);
+    assert_eq!(trio.database.number(), Epoch(41));
 }
 
 #[test]
 fn two_nodes_that_do_not_see_each_other_do_not_both_stay() {
-    let mut machines = trio();
-    settle(&mut machines, Time(20 * MS), [(1, down(3)), (2, down(2))].into());
-    let cut = |machines: &mut [Membership], now| {
-        // Nodes 2 and 3 do not send to each other, since they hold each other for down.
-        tick_all(machines, now)
-    };
-    cut(&mut machines, Time(521 * MS));
-    cut(&mut machines, Time(800 * MS));
-    assert_eq!(machines[0].view().members.iter().map(|member| member.node.0).collect::<Vec<_>>(), [1, 2]);
-    let settled = machines[0].view().clone();
-    for step in 0..20 {
-        cut(&mut machines, Time((1000 + step * 250) * MS));
-    }
-    assert_eq!(machines[0].view(), &settled, "the view flaps");
+    let mut trio = Trio::formed();
+    trio.deaf = vec![(1, 2)];
+    trio.down(20, 1, 3);
+    trio.down(20, 2, 2);
+    trio.until(4000);
+    assert_eq!(trio.members(), [1, 2]);
+    assert!(trio.causes.contains(&(NodeId(3), Why::Parted)));
+    let settled = trio.database.membership().clone();
+    trio.settle(4001, vec![(2, Input::Reincarnate(Incarnation(500)))]);
+    trio.settle(4002, vec![(0, Input::PeerUp { node: NodeId(3), incarnation: Incarnation(500) })]);
+    trio.until(20_000);
+    assert_eq!(trio.database.membership(), &settled, "the membership flaps");
+}
+
+// proves: C6
+#[test]
+fn a_new_leader_lets_nobody_expire_for_one_lease_and_the_old_one_decides_nothing() {
+    let mut trio = Trio::formed();
+    trio.until(1000);
+    trio.lose(1000, 2);
+    trio.until(1200);
+    trio.leader = 1;
+    trio.lead(1300, 2);
+    assert_eq!(trio.database.membership().steward.map(|steward| steward.term), Some(2));
+    trio.until(1300 + 1499);
+    assert_eq!(trio.members(), [1, 2, 3]);
+    trio.until(1300 + 1501);
+    assert_eq!(trio.members(), [1, 2]);
+    // What the leader of the first term still has under way is refused by the log.
+    let by = Steward { member: Member { node: NodeId(1), incarnation: Incarnation(101) }, term: 1 };
+    let (expect, members) = (trio.database.membership().number, vec![by.member]);
+    let late = Change::Membership { by, expect, members, broken: vec![], causes: vec![] };
+    assert!(!trio.apply(NodeId(1), Incarnation(101), late));
 }
 
 #[test]
-fn every_message_survives_its_encoding() {
-    let view = View {
-        epoch: Epoch(9),
-        members: Vec::from([Member { node: NodeId(1), incarnation: Incarnation(5) }]),
-        departed: Vec::from([Member { node: NodeId(3), incarnation: Incarnation(6) }]),
-        broken: Vec::from([path(1), path(2)]),
+fn a_leader_that_no_majority_confirms_grants_nothing_and_loses_its_own_lease() {
+    let mut trio = Trio::formed();
+    trio.until(1000);
+    trio.leader = 9;
+    trio.until(1000 + 1600);
+    assert!(trio.machines.iter().all(|machine| !machine.has_quorum()));
+    assert_eq!(trio.members(), [1, 2, 3], "and it puts nobody out");
+}
+
+#[test]
+fn a_node_in_distress_stays_out_and_a_node_that_is_added_comes_in() {
+    let mut trio = Trio::formed();
+    let (member, level) = (trio.machines[1].me(), DistressLevel::Dying);
+    assert!(trio.apply(NodeId(3), Incarnation(103), Change::Distress { member, level, reason: "".into() }));
+    let log = trio.database.log_state();
+    trio.settle(20, (0..3).map(|at| (at, Input::Applied(log.clone()))).collect());
+    assert!(trio.told.contains(&(NodeId(2), Output::Removed)));
+    trio.settle(30, vec![(1, Input::Reincarnate(Incarnation(500)))]);
+    trio.meet_all(40);
+    trio.until(4000);
+    assert_eq!(trio.members(), [1, 3]);
+    assert!(trio.apply(NodeId(3), Incarnation(103), Change::Clear { node: NodeId(2) }));
+    let log = trio.database.log_state();
+    trio.settle(4001, (0..3).map(|at| (at, Input::Applied(log.clone()))).collect());
+    assert_eq!(trio.members(), [1, 2, 3]);
+    // The machines follow what is configured.
+    let mut wider = log;
+    wider.configured.push(NodeId(4));
+    trio.settle(4100, vec![(0, Input::Applied(wider))]);
+    assert_eq!(trio.machines[0].peers.len(), 3);
+}
+
+#[test]
+fn every_message_survives_its_encoding_and_nonsense_is_refused() {
+    let status = Status {
+        incarnation: Incarnation(7),
+        number: Epoch(9),
+        leaving: true,
+        oldest_io: Duration::from_millis(12),
+        reaches: vec![Member { node: NodeId(1), incarnation: Incarnation(5) }],
+        broken: vec![path(1), path(2)],
+        mended: vec![],
     };
-    let ballot = Ballot { count: 4, node: NodeId(2) };
-    let status =
-        Status { epoch: Epoch(9), leaving: true, reaches: view.members.clone(), ..Status::default() };
-    let after = Epoch(8);
-    let messages = [
-        Message::Status(status),
-        Message::Prepare { after, ballot },
-        Message::Promise { after, ballot, accepted: None },
-        Message::Promise { after, ballot, accepted: Some((ballot, view.clone())) },
-        Message::Accept { after, ballot, view: view.clone() },
-        Message::Accepted { after, ballot },
-        Message::Refused { after, promised: ballot },
-        Message::Commit(view.clone()),
-    ];
+    let twice = Status { broken: vec![path(1), path(1)], ..status.clone() };
+    let encoded = Message::Status(twice).encode();
+    assert!(Message::decode(&encoded.control, &encoded.data).is_err());
+    let (stamp, age) = (Time(77), Duration::from_millis(3));
+    let messages = [Message::Status(status), Message::Ask { stamp }, Message::Grant { term: 4, stamp, age }];
     for message in messages {
         let encoded = message.encode();
         assert_eq!(Message::decode(&encoded.control, &encoded.data), Ok(message.clone()));
         let longer = [&encoded.data[..], &[0]].concat();
         assert!(Message::decode(&encoded.control, &longer).is_err(), "{message:?} with a byte too many");
-    }
-    let durable = Durable { view: view.clone(), promised: ballot, accepted: Some((ballot, view)) };
-    assert_eq!(Durable::decode(&durable.encode()), Ok(durable));
-}
-
-proptest! {
-    #[test]
-    fn no_bytes_make_a_decoder_panic(
-        kind in 0u8..9,
-        control in prop::collection::vec(any::<u8>(), 24..25),
-        data in prop::collection::vec(any::<u8>(), 0..200),
-    ) {
-        let control = [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &control].concat();
-        if let Ok(message) = Message::decode(&control, &data) {
-            let mut machine = machine(1, &[1, 2, 3]);
-            let mut out = Vec::new();
-            let input = Input::Message { from: NodeId(2), incarnation: Incarnation(102), message };
-            machine.handle(Time(MS), input, &mut out);
-            machine.handle(Time(3000 * MS), Input::Tick, &mut out);
-        }
-        let _ = Durable::decode(&data);
+        let mut other = encoded.control;
+        other[0] = 1;
+        let fault = Message::decode(&other, &encoded.data).expect_err("another version");
+        assert!(fault.to_string().contains("version 1"), "{fault}");
     }
 }

@@ -1,6 +1,7 @@
 //! What a node knows of the others: who is there, in which life, and whom they see.
 
-use super::{Status, View};
+use super::Status;
+use crate::ccd::MembershipRow;
 use crate::view::Member;
 use core::time::Duration;
 use transport_proto::identity::{Incarnation, NodeId};
@@ -40,14 +41,14 @@ impl PeerWatch {
 
     /// The life in which the peer is there, as far as this node can tell. A peer that is not heard is held
     /// for there for the suspect time, in the life that is a member.
-    pub(super) fn life(&self, now: Time, suspect: Duration, view: &View) -> Option<Member> {
+    pub(super) fn life(&self, now: Time, suspect: Duration, membership: &MembershipRow) -> Option<Member> {
         if self.status.as_ref().is_some_and(|status| status.leaving) {
             return None;
         }
         if self.up && self.incarnation > Incarnation(0) {
             return Some(Member { node: self.node, incarnation: self.incarnation });
         }
-        let member = view.members.iter().find(|member| member.node == self.node)?;
+        let member = membership.members.iter().find(|member| member.node == self.node)?;
         let same_life = self.incarnation <= member.incarnation;
         let in_time = self.gone_at(suspect).is_none_or(|gone| now < gone);
         (same_life && in_time).then_some(*member)

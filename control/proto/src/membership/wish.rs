@@ -1,64 +1,129 @@
-//! The view that should be, as far as this node can tell, and whose turn it is to propose it.
+//! The membership that should be, as far as the leader can tell, and what is proposed for it.
 
-use super::{BROKEN_MAX, EPOCH_MAX, Membership, Output, STEP_IN, View};
+use super::{Membership, Output, PROPOSAL_PATIENCE};
+use crate::ccd::{BROKEN_MAX, Change, MemberCause, Why};
+use crate::protocol_rules::ProtocolRules;
 use crate::view::{BrokenPath, Member};
 use alloc::vec::Vec;
 use core::time::Duration;
-use transport_proto::identity::Epoch;
-use transport_proto::time::Time;
 
-impl Membership {
-    /// Nodes are given this time after the first start to find each other, so that the first view has them
-    /// all.
+impl<R: ProtocolRules> Membership<R> {
+    /// Nodes are given this time after the first start to find each other, so that the first membership has
+    /// them all.
     pub(super) fn settling(&self) -> Duration {
-        self.times.suspect * 2
+        self.log.times.suspect * 2
     }
 
-    /// The view that should be, with the number that it would get; `None` if this node cannot say.
-    pub(super) fn desired(&self) -> Option<View> {
-        let view = &self.durable.view;
-        let members = self.clique();
-        if members.len() < self.majority() || !members.contains(&self.me()) || self.would_intrude(&members) {
-            return None;
+    /// As leader: proposes what should be, if it is not so.
+    pub(super) fn seek_change(&mut self, out: &mut Vec<Output>) {
+        let Some(by) = self.stewardship() else { return };
+        if self.proposed_until.is_some_and(|until| self.now < until) {
+            return;
         }
-        let mut departed: Vec<Member> = view.departed.clone();
-        for gone in view.members.iter().filter(|member| !members.contains(member)) {
-            departed.retain(|other| other.node != gone.node);
-            departed.push(*gone);
+        self.proposed_until = None;
+        self.going.clear();
+        let wanted = self.clique();
+        let expected = self.log.membership.clone();
+        // Whoever is to go for its silence may still hold a lease: it stays in for so long, but gets none.
+        let (mut members, mut causes) = (wanted.clone(), Vec::new());
+        for gone in expected.members.iter().filter(|member| !wanted.contains(member)) {
+            self.going.push(*gone);
+            let replaced = wanted.iter().any(|member| member.node == gone.node);
+            let why = self.why_gone(*gone, replaced);
+            let waits = !matches!(why, Why::Left | Why::Restarted | Why::Distress);
+            if waits && self.now < self.expires_at(*gone) {
+                members.push(*gone);
+            } else if !replaced {
+                causes.push(MemberCause { node: gone.node, why });
+            }
         }
-        departed.retain(|gone| !members.iter().any(|member| member.node == gone.node));
-        departed.sort();
+        members.sort();
+        let settled = wanted.len() == self.log.configured.len()
+            || !expected.members.is_empty()
+            || self.now >= self.started + self.settling();
+        if members.is_empty() || !settled {
+            return;
+        }
+        self.note_comers(&members, &mut causes);
         let broken = self.desired_broken(&members);
-        let floor = self.peers.iter().filter_map(|peer| peer.status.as_ref()).map(|status| status.floor);
-        let floor = floor.fold(self.floor, Epoch::max).min(EPOCH_MAX).max(view.epoch);
-        Some(View { epoch: Epoch(floor.0 + 1), members, departed, broken })
+        self.note_paths(&broken, &mut causes);
+        if members == expected.members && broken == expected.broken {
+            return;
+        }
+        self.doomed.extend(expected.members.iter().filter(|member| !members.contains(member)));
+        self.proposed_until = Some(self.now + PROPOSAL_PATIENCE);
+        let expect = expected.number;
+        out.push(Output::Propose(Change::Membership { by, expect, members, broken, causes }));
     }
 
-    /// Whether this node, not in itself, would put out a member while it reaches another: it may just not
-    /// have met that one yet. Those who are in will put out whom they have lost.
-    fn would_intrude(&self, members: &[Member]) -> bool {
-        let view = &self.durable.view;
-        let reaches_member = || {
-            let mut up = self.peers.iter().filter(|peer| peer.up);
-            up.any(|peer| view.has(Member { node: peer.node, incarnation: peer.incarnation }))
+    fn note_comers(&self, members: &[Member], causes: &mut Vec<MemberCause>) {
+        let before = &self.log.membership;
+        for came in members.iter().filter(|member| !before.has(**member)) {
+            let known = |other: &Member| other.node == came.node;
+            let again = before.members.iter().any(known) || before.departed.iter().any(known);
+            let why = if again { Why::Restarted } else { Why::Joined };
+            causes.push(MemberCause { node: came.node, why });
+        }
+    }
+
+    fn why_gone(&self, gone: Member, replaced: bool) -> Why {
+        if replaced {
+            return Why::Restarted;
+        }
+        if self.log.tombstoned.contains(&gone.node) {
+            return Why::Distress;
+        }
+        if gone == self.me() {
+            return if self.leaving { Why::Left } else { self.hung(self.oldest_io) };
+        }
+        let peer = self.peers.iter().find(|peer| peer.node == gone.node);
+        match peer {
+            None => Why::Left,
+            Some(peer) if peer.incarnation > gone.incarnation => Why::Restarted,
+            Some(peer) => match &peer.status {
+                Some(status) if status.leaving => Why::Left,
+                Some(status) if self.is_hung(status.oldest_io) => self.hung(status.oldest_io),
+                _ if peer.up => Why::Parted,
+                _ => Why::Unreachable,
+            },
+        }
+    }
+
+    fn hung(&self, age: Duration) -> Why {
+        Why::HungDisk { age_ms: age.as_millis().min(u128::from(u32::MAX)) as u32 }
+    }
+
+    fn note_paths(&self, broken: &[BrokenPath], causes: &mut Vec<MemberCause>) {
+        let before = &self.log.membership.broken;
+        let mut note = |path: &BrokenPath, why| {
+            let cause = MemberCause { node: path.node, why };
+            if !causes.contains(&cause) {
+                causes.push(cause);
+            }
         };
-        let lost = |member: &Member| !members.iter().any(|stays| stays.node == member.node);
-        !view.has(self.me()) && view.members.iter().any(lost) && reaches_member()
+        broken.iter().filter(|path| !before.contains(path)).for_each(|path| note(path, Why::PathBroken));
+        before.iter().filter(|path| !broken.contains(path)).for_each(|path| note(path, Why::PathMended));
     }
 
-    /// Nodes in which everyone sees everyone: first those who are in, then those who join, each by rising id.
-    /// One that joins and has not met all of them yet waits, and does not take anybody's place.
+    /// Nodes in which everyone sees everyone: first the leader, then those who are in, then those who join,
+    /// each by rising id. One that joins and has not met all of them yet waits, and does not take anybody's
+    /// place.
     fn clique(&self) -> Vec<Member> {
-        let (view, suspect) = (&self.durable.view, self.times.suspect);
+        let (membership, suspect) = (&self.log.membership, self.log.times.suspect);
         let others = self.peers.iter().filter_map(|peer| {
-            let member = peer.life(self.now, suspect, view)?;
+            let member = peer.life(self.now, suspect, membership)?;
             // One that joins must have spoken, or it may be a life that is over already.
-            let known = view.has(member) || (peer.up && peer.status.is_some());
-            known.then_some(member)
+            let known = membership.has(member) || (peer.up && peer.status.is_some());
+            let hung = peer.status.as_ref().is_some_and(|status| self.is_hung(status.oldest_io));
+            (known && !hung).then_some(member)
         });
-        let mut lives: Vec<Member> = others.chain((!self.leaving).then_some(self.me())).collect();
-        lives.retain(|member| !view.departed(*member));
-        lives.sort_by_key(|life| (!view.has(*life), *life));
+        let me = (!self.leaving && !self.is_hung(self.oldest_io)).then_some(self.me());
+        let mut lives: Vec<Member> = others.chain(me).collect();
+        lives.retain(|life| !membership.is_over(*life) && !self.log.tombstoned.contains(&life.node));
+        lives.retain(|life| !self.doomed.contains(life));
+        let is_earlier = |life: &Member| membership.members.iter().any(|m| m.node == life.node && m > life);
+        lives.retain(|life| !is_earlier(life));
+        lives.sort_by_key(|life| (*life != self.me(), !membership.has(*life), *life));
         let mut members: Vec<Member> = Vec::new();
         for life in lives {
             if members.iter().all(|other| self.sees(*other, life) && self.sees(life, *other)) {
@@ -70,20 +135,22 @@ impl Membership {
     }
 
     /// Whether one sees the other, as far as known; one that has not spoken yet is given the benefit of the
-    /// doubt. This node, while it is not in, sees whom it reaches.
+    /// doubt.
     fn sees(&self, one: Member, other: Member) -> bool {
-        if one == self.me() && !self.durable.view.has(one) {
-            return self.peers.iter().any(|peer| peer.node == other.node && peer.up);
+        if one == self.me() {
+            let peer = self.peers.iter().find(|peer| peer.node == other.node);
+            let (suspect, membership) = (self.log.times.suspect, &self.log.membership);
+            return peer.and_then(|peer| peer.life(self.now, suspect, membership)) == Some(other);
         }
         let watch = self.peers.iter().find(|peer| peer.node == one.node);
         watch.and_then(|peer| peer.sees(other)).unwrap_or(true)
     }
 
     fn desired_broken(&self, members: &[Member]) -> Vec<BrokenPath> {
-        let view = &self.durable.view;
+        let membership = &self.log.membership;
         // A new life of a node has proved nothing broken yet.
         let stays = |path: &BrokenPath| {
-            members.iter().any(|member| member.node == path.node && view.has(*member))
+            members.iter().any(|member| member.node == path.node && membership.has(*member))
                 && !self.mended_by_owner(*path)
         };
         let reported = self.peers.iter().filter_map(|peer| peer.status.as_ref()).flat_map(|s| &s.broken);
@@ -91,7 +158,7 @@ impl Membership {
             members.iter().any(|member| member.node == path.node) && !self.mended_by_owner(**path)
         });
         let mut broken: Vec<BrokenPath> =
-            view.broken.iter().filter(|path| stays(path)).chain(fresh).copied().collect();
+            membership.broken.iter().filter(|path| stays(path)).chain(fresh).copied().collect();
         broken.sort();
         broken.dedup();
         broken.truncate(BROKEN_MAX);
@@ -106,35 +173,15 @@ impl Membership {
         owner.and_then(|peer| peer.status.as_ref()).is_some_and(|status| status.mended.contains(&path))
     }
 
-    /// Whether a view differs from the present one in more than its number, or the number must rise.
-    pub(super) fn differs(&self, desired: &View) -> bool {
-        let view = &self.durable.view;
-        let same = desired.members == view.members && desired.broken == view.broken;
-        !same || desired.epoch.0 > view.epoch.0 + 1
-    }
-
-    /// When it is this node's turn to propose: at once for the lowest member, later for the others.
-    pub(super) fn turn(&self) -> Option<Time> {
-        let since = self.change_since?;
-        let lower = self.peers.iter().filter(|peer| peer.up && peer.node < self.node).count() as u32;
-        Some(since + STEP_IN * lower)
-    }
-
-    pub(super) fn seek_change(&mut self, out: &mut Vec<Output>) {
-        self.give_up_late_round();
-        let Some(desired) = self.desired().filter(|desired| self.differs(desired)) else {
-            self.change_since = None;
+    /// A disk was seen at a number that is not passed yet. Whoever saw it asks for that by itself.
+    pub(super) fn seek_raise(&mut self, out: &mut Vec<Output>) {
+        if self.floor < self.log.number || self.floor.0 == 0 {
+            (self.floor.0, self.raise_until) = (0, None);
             return;
-        };
-        let since = *self.change_since.get_or_insert(self.now);
-        let all_here = desired.members.len() == self.peers.len() + 1;
-        let settled =
-            all_here || !self.durable.view.members.is_empty() || self.now >= self.started + self.settling();
-        let turn = self.turn().unwrap_or(since);
-        let reached = 1 + self.peers.iter().filter(|peer| peer.up).count();
-        let may = settled && self.now >= turn && self.now >= self.retry_at && reached >= self.majority();
-        if may && self.round.is_idle() {
-            self.begin_round(out);
+        }
+        if self.raise_until.is_none_or(|until| self.now >= until) {
+            self.raise_until = Some(self.now + PROPOSAL_PATIENCE);
+            out.push(Output::Propose(Change::RaiseEpoch { above: self.floor }));
         }
     }
 }

@@ -195,7 +195,7 @@ fn any_change() -> impl Strategy<Value = Change> {
             members.sort();
             members.dedup_by_key(|member| member.node);
             // The number is filled in when it is applied.
-            Change::Membership { expect: Epoch(0), members, broken: vec![], causes: vec![] }
+            Change::Membership { by: STEWARD, expect: Epoch(0), members, broken: vec![], causes: vec![] }
         }),
         1 => (1u64..200).prop_map(|above| Change::RaiseEpoch { above: Epoch(above) }),
         1 => life().prop_map(|member| Change::Distress {

@@ -80,9 +80,9 @@ fn a_command_thought_out_for_other_rows_changes_nothing() {
     let mut fourth = bench.command(put(Row::Disk(disk(17, &[1]))));
     fourth.expect = vec![Expect::Number(Epoch(1))];
     let number = bench.database.number();
-    assert_eq!(number, Epoch(2), "renaming made number 2");
+    assert_eq!(number, Epoch(3), "renaming made number 3");
     let refused = bench.apply(&fourth).answer().clone().result.expect_err("that was long ago");
-    assert!(refused.to_string().starts_with("the configuration went on from number 1 to 2"), "{refused}");
+    assert!(refused.to_string().starts_with("the configuration went on from number 1 to 3"), "{refused}");
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_mapping_gets_a_new_number_only_for_what_concerns_it() {
     let (expect, broken) =
         (bench.database.membership().number, BrokenPath { node: NodeId(3), disk: DiskId(12) });
     let members = vec![member(1), member(2), member(3)];
-    let change = Change::Membership { expect, members, broken: vec![broken], causes: vec![] };
+    let change = Change::Membership { by: STEWARD, expect, members, broken: vec![broken], causes: vec![] };
     bench.give(change).result.expect("a path broke");
     assert_eq!([bench.mapping_number(1), bench.mapping_number(2)], [formed, bench.index]);
     // Members that change concern all.
@@ -188,9 +188,14 @@ fn members_change_by_comparison_and_a_life_that_left_stays_out() {
     let mut bench = Bench::formed();
     let first = bench.database.membership().number;
     bench.members(&[member(1), member(2)]).result.expect("node 3 left");
-    let stale =
-        Change::Membership { expect: first, members: vec![member(1)], broken: vec![], causes: vec![] };
-    assert!(bench.refusal(stale).starts_with("the membership is number 2 and not 1 any more"));
+    let stale = Change::Membership {
+        by: STEWARD,
+        expect: first,
+        members: vec![member(1)],
+        broken: vec![],
+        causes: vec![],
+    };
+    assert!(bench.refusal(stale).starts_with("the membership is number 3 and not 2 any more"));
     let all = [member(1), member(2), member(3)];
     let refused = bench.members(&all).result.expect_err("it left");
     assert!(refused.to_string().starts_with("this life of node 3 is over"), "{refused}");
@@ -201,6 +206,11 @@ fn members_change_by_comparison_and_a_life_that_left_stays_out() {
     assert_eq!(refused, Refusal::NotConfigured { node: NodeId(9) });
     assert_eq!(bench.members(&[member(2), member(1)]).result, Err(Refusal::MembersMalformed));
     assert_eq!(bench.members(&[]).result, Err(Refusal::MembersMalformed));
+    // Another leader takes over: what the one before still has under way counts no more.
+    let next = Steward { member: member(2), term: 2 };
+    bench.give(Change::Steward(next)).result.expect("a higher term");
+    assert_eq!(bench.members(&[member(2)]).result, Err(Refusal::NotSteward { term: 1 }));
+    bench.give(Change::Steward(STEWARD)).result.expect_err("a term that is over");
     assert_eq!(bench.database.last_life(NodeId(3)), Some(Incarnation(100)));
 }
 
