@@ -45,6 +45,7 @@ impl Follow {
         loop {
             let now = metrics.borrow_and_update().clone();
             self.publish(&now);
+            self.retire(&now);
             if let Err(fault) = &now.running_state {
                 return self.post.stop_for_good(fault.to_string());
             }
@@ -69,6 +70,12 @@ impl Follow {
         self.post.publish(state);
     }
 
+    /// A leader that votes no more would lead on, as a learner. It falls silent until the voters have one of their
+    /// own.
+    fn retire(&self, now: &Metrics) {
+        self.raft.runtime_config().heartbeat(!is_retiring(now));
+    }
+
     /// openraft counts entries; memory is counted in bytes.
     async fn compact(&mut self, now: &Metrics) {
         let limit = self.options.compaction.bytes;
@@ -85,11 +92,15 @@ impl Follow {
     }
 }
 
+fn is_retiring(now: &Metrics) -> bool {
+    now.state == ServerState::Leader && !now.membership_config.voter_ids().any(|voter| voter == now.id)
+}
+
 fn state_of(now: &Metrics, lease: Duration) -> RaftState {
     let answered = |millis: u64| Duration::from_millis(millis) <= lease;
     let is_leader = now.state == ServerState::Leader;
     let alone = now.membership_config.voter_ids().count() == 1;
-    let leads = is_leader && (alone || now.millis_since_quorum_ack.is_none_or(answered));
+    let leads = is_leader && !is_retiring(now) && (alone || now.millis_since_quorum_ack.is_none_or(answered));
     let members = now.membership_config.membership();
     RaftState {
         leader: now.current_leader.filter(|_| leads || !is_leader).map(node_id),

@@ -22,8 +22,12 @@ mod service;
 mod shelf;
 mod snapshot_file;
 mod snapshot_intake;
+#[cfg(test)]
+mod storage_tests;
 mod thread;
 mod wire;
+#[cfg(test)]
+mod wire_tests;
 
 pub use fault::{Fatal, StartFault};
 pub use handle::{Answer, Counters, Handle, NotDone, Outcome, Outgoing, Outputs, RaftState, Refusal, Ticket};

@@ -73,13 +73,6 @@ struct Dirty {
     committed: bool,
 }
 
-impl Dirty {
-    /// Something that others must not hear of yet.
-    fn binds(&self) -> bool {
-        self.entries_from.is_some() || self.vote
-    }
-}
-
 /// Since when the disk has been at work on one batch, readable from any thread.
 #[derive(Debug)]
 pub(crate) struct DiskClock {
@@ -155,6 +148,14 @@ impl Log {
         }
         self.purged = Some(upto);
         self.dirty.purged = true;
+    }
+
+    /// Whether something up to this index is not durable yet. Once a write has failed, that cannot be known.
+    fn waits_for_disk(&self, index: u64) -> Result<bool, StorageError> {
+        match &self.failed {
+            Some(fault) => Err(StorageIOError::write_logs(fault).into()),
+            None => Ok(self.dirty.vote || self.dirty.entries_from.is_some_and(|from| from <= index)),
+        }
     }
 
     /// Writes down all that is dirty, in one batch.
@@ -236,24 +237,25 @@ impl LogStore {
 
     /// Waits until all that was appended or voted so far is durable.
     pub(crate) async fn settle(&self) -> Result<(), StorageError> {
-        if !self.shared.log.lock().dirty.binds() {
-            return Ok(());
-        }
-        // Whoever is ready to run now may add to the batch, or send what it has to send before the disk
-        // blocks.
-        tokio::task::yield_now().await;
-        if self.shared.log.lock().dirty.binds() { self.flush() } else { Ok(()) }
+        self.settle_to(u64::MAX).await
     }
 
     /// Waits until the entries up to this one are durable, as far as they are in the log.
     pub(crate) async fn settle_to(&self, index: u64) -> Result<(), StorageError> {
-        let open = self.shared.log.lock().dirty.entries_from.is_some_and(|from| from <= index);
-        if open { self.settle().await } else { Ok(()) }
+        if !self.shared.log.lock().waits_for_disk(index)? {
+            return Ok(());
+        }
+        // Whoever is ready to run now may add to the batch, or send what it has to send before the disk blocks.
+        tokio::task::yield_now().await;
+        if self.shared.log.lock().waits_for_disk(index)? { self.flush() } else { Ok(()) }
     }
 
     /// The part of `committed` that is durable here.
     pub(crate) fn durable_part(&self, committed: Option<LogId>) -> Option<LogId> {
         let log = self.shared.log.lock();
+        if log.failed.is_some() {
+            return None;
+        }
         match (committed, log.dirty.entries_from) {
             (Some(id), Some(from)) if id.index >= from => {
                 let before = log.position(from).checked_sub(1).and_then(|position| log.entries.get(position));

@@ -88,6 +88,8 @@ pub struct Cluster {
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// Changes what a node is started with.
     pub adjust: fn(&mut RaftOptions),
+    /// Of so many messages one is lost and the next one comes twice; 0: none.
+    pub lose_one_in: u64,
     pub messages: u64,
     pub largest_data: usize,
     voters: BTreeSet<NodeId>,
@@ -112,6 +114,7 @@ impl Cluster {
             answers: BTreeMap::new(),
             cut: BTreeSet::new(),
             adjust,
+            lose_one_in: 0,
             messages: 0,
             largest_data: 0,
             voters: ids(voters),
@@ -190,7 +193,14 @@ impl Cluster {
             if !self.cut.contains(&(from, message.to))
                 && let Some(there) = self.nodes.get(&message.to)
             {
-                there.running.handle.receive(from, life, &message.control, &message.data);
+                let copies = match self.messages.checked_rem(self.lose_one_in) {
+                    Some(0) => 0,
+                    Some(1) => 2,
+                    _ => 1,
+                };
+                for _ in 0..copies {
+                    there.running.handle.receive(from, life, &message.control, &message.data);
+                }
             }
         }
         moved
