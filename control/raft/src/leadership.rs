@@ -70,8 +70,8 @@ impl Follow {
         self.post.publish(state);
     }
 
-    /// A leader that votes no more would lead on, as a learner. It falls silent until the voters have one of their
-    /// own.
+    /// A leader that votes no more would lead on, as a learner. It falls silent until the voters have one of
+    /// their own.
     fn retire(&self, now: &Metrics) {
         self.raft.runtime_config().heartbeat(!is_retiring(now));
     }

@@ -245,7 +245,8 @@ impl LogStore {
         if !self.shared.log.lock().waits_for_disk(index)? {
             return Ok(());
         }
-        // Whoever is ready to run now may add to the batch, or send what it has to send before the disk blocks.
+        // Whoever is ready to run now may add to the batch, or send what it has to send before the disk
+        // blocks.
         tokio::task::yield_now().await;
         if self.shared.log.lock().waits_for_disk(index)? { self.flush() } else { Ok(()) }
     }

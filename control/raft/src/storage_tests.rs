@@ -1,5 +1,5 @@
-//! openraft's own storage suite over our log and machine; what reaches the disk, and in which order; what becomes
-//! of files that are damaged or not ours.
+//! openraft's own storage suite over our log and machine; what reaches the disk, and in which order; what
+//! becomes of files that are damaged or not ours.
 
 use std::collections::BTreeSet;
 use std::fs;

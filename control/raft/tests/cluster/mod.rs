@@ -108,8 +108,12 @@ impl Cluster {
     }
 
     pub fn adjusted(voters: &[u16], adjust: fn(&mut RaftOptions)) -> Cluster {
+        Cluster::within(Scratch::new(), voters, adjust)
+    }
+
+    pub fn within(scratch: Scratch, voters: &[u16], adjust: fn(&mut RaftOptions)) -> Cluster {
         let mut cluster = Cluster {
-            scratch: Scratch::new(),
+            scratch,
             nodes: BTreeMap::new(),
             answers: BTreeMap::new(),
             cut: BTreeSet::new(),

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub struct Scratch {
     path: PathBuf,
+    /// Somebody else's, who removes it.
+    borrowed: bool,
 }
 
 impl Scratch {
@@ -13,7 +15,11 @@ impl Scratch {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("control-raft-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
-        Scratch { path }
+        Scratch { path, borrowed: false }
+    }
+
+    pub fn existing(path: PathBuf) -> Scratch {
+        Scratch { path, borrowed: true }
     }
 
     pub fn path(&self) -> &Path {
@@ -23,6 +29,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
+        if !self.borrowed {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
     }
 }
