@@ -106,7 +106,10 @@ fn entries_that_do_not_follow_each_other_are_torn() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_decoder_panic(kind in 0_u8..12, data in proptest::collection::vec(any::<u8>(), 0..512)) {
+    fn no_bytes_make_the_decoder_panic(
+        kind in 0_u8..12,
+        data in proptest::collection::vec(any::<u8>(), 0..512),
+    ) {
         let mut control = Message::Barrier.encode(STAMP, 1).control;
         control[5] = kind;
         let _ = Message::decode(STAMP, &control, &data);

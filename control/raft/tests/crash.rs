@@ -1,6 +1,7 @@
 //! Whole clusters killed by SIGKILL in the middle of their work, and disks that are full.
 //!
 //! The children are this test binary itself, told by an environment variable what to do.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod cluster;
 
