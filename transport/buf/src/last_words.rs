@@ -8,10 +8,12 @@
 
 mod banks;
 mod memory;
+mod mouth;
 mod signals;
 
 pub use banks::Banks;
 pub use memory::{DATAGRAM_BYTES_MAX, LEVELS, MARK_BYTES_MAX, Phrase, REASONS_MAX};
+pub use mouth::Mouth;
 pub use signals::{FATAL_SIGNALS, FatalSignal, install};
 
 use crate::atomic::{AtomicU64, Ordering};

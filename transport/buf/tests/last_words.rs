@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use transport_buf::last_words::{
-    COPIES, DATAGRAM_BYTES_MAX, Destination, FatalSignal, LastWords, Phrase, REASONS_MAX, install,
+    COPIES, DATAGRAM_BYTES_MAX, Destination, FatalSignal, LastWords, Mouth, Phrase, REASONS_MAX, install,
 };
 
 thread_local! {
@@ -151,8 +151,10 @@ fn a_child_dies_as_it_is_told() {
     // SAFETY: a valid structure.
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
     // Words that were replaced are said by nobody.
-    install(&words(&remotes[..1], None), |_| OTHER_LAST).unwrap();
-    install(&words(&remotes, Some(mark)), reason_of).unwrap();
+    let mouth = Arc::new(Mouth::new(words(&remotes[..1], None)));
+    install(&mouth, reason_of).unwrap();
+    assert!(mouth.replace(words(&remotes, Some(mark))));
+    drop(mouth);
     match how {
         "touches" => {
             // SAFETY: none: the child is to die of it.
@@ -308,6 +310,23 @@ fn the_first_last_reason_counts_and_a_raised_level_is_told_once_more() {
     assert_eq!(words.say(REASONS), None, "no such reason");
     assert_eq!(words.say(REASONS_MAX + 50), None);
     ears.heard(&[]);
+}
+
+// proves: D1
+#[test]
+fn words_are_replaced_until_something_was_said() {
+    let [former, later, last] = [Ears::new(), Ears::new(), Ears::new()];
+    let mouth = Mouth::new(words(&former.addresses(), None));
+    let held = words(&later.addresses(), None);
+    assert!(mouth.replace(held.clone()));
+    assert_eq!(mouth.say(1), Some(2 * COPIES));
+    assert!(!mouth.replace(words(&last.addresses(), None)), "what is said must stay said");
+    assert_eq!(mouth.say(1), None);
+    former.heard(&[]);
+    later.heard_copies_of(1, 0);
+    last.heard(&[]);
+    drop(mouth);
+    assert_eq!(Arc::strong_count(&held), 1, "released with the mouth");
 }
 
 // proves: D1

@@ -1,7 +1,7 @@
 //! Last words on a fatal signal: said by the thread that the signal hit, on the stack that is kept for such
 //! moments, before anything else; then the signal takes its usual course.
 
-use super::LastWords;
+use super::Mouth;
 use crate::atomic::{AtomicPtr, AtomicU64, Ordering};
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -45,30 +45,23 @@ impl FatalSignal {
     }
 }
 
-/// What the process says: a leaked reference count, or null.
-static INSTALLED: AtomicPtr<LastWords> = AtomicPtr::new(ptr::null_mut());
-/// Handlers that run now.
-static SPEAKERS: AtomicU64 = AtomicU64::new(0);
+/// What the process says it with: a leaked reference count, or null.
+static INSTALLED: AtomicPtr<Mouth> = AtomicPtr::new(ptr::null_mut());
 /// Reason of each of [`FATAL_SIGNALS`].
 static REASONS: [AtomicU64; FATAL_SIGNALS.len()] = [const { AtomicU64::new(0) }; FATAL_SIGNALS.len()];
 /// What was done about each signal before.
 static BEFORE: OnceLock<[libc::sigaction; FATAL_SIGNALS.len()]> = OnceLock::new();
 static INSTALLING: Mutex<()> = Mutex::new(());
 
-/// Has these words said on each fatal signal, for the reason that `reason` gives it. A second call puts other
-/// words in the place of the first. For the whole process, so not for libraries.
-pub fn install(words: &Arc<LastWords>, reason: impl Fn(FatalSignal) -> usize) -> io::Result<()> {
+/// Has last words said on each fatal signal, for the reason that `reason` gives it. A second call puts
+/// another mouth in the place of the first. For the whole process and for good, so not for libraries.
+pub fn install(mouth: &Arc<Mouth>, reason: impl Fn(FatalSignal) -> usize) -> io::Result<()> {
     let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     for (place, signal) in REASONS.iter().zip(FATAL_SIGNALS) {
         place.store(reason(signal) as u64, Ordering::SeqCst);
     }
-    let before = INSTALLED.swap(Arc::into_raw(words.clone()).cast_mut(), Ordering::SeqCst);
-    // A handler counts itself, then looks; here it is the other way round. So none has looked at `before` if
-    // none is counted; and if one is, this process ends, and leaks nothing that matters.
-    if !before.is_null() && SPEAKERS.load(Ordering::SeqCst) == 0 {
-        // SAFETY: it came from `Arc::into_raw` by an earlier call, and was just taken out of the only place.
-        drop(unsafe { Arc::from_raw(before.cast_const()) });
-    }
+    // One that was there before is kept too: a handler may be about to use it.
+    INSTALLED.store(Arc::into_raw(mouth.clone()).cast_mut(), Ordering::SeqCst);
     if BEFORE.get().is_some() {
         return Ok(());
     }
@@ -129,17 +122,15 @@ fn give_stack() -> io::Result<()> {
 
 /// Only atomics, `sendto`, `pwrite`, `sigaction` and `raise`: what a handler may do.
 extern "C" fn on_fatal(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
-    SPEAKERS.fetch_add(1, Ordering::SeqCst);
-    let words = INSTALLED.load(Ordering::SeqCst);
+    let mouth = INSTALLED.load(Ordering::SeqCst);
     let place = FATAL_SIGNALS.iter().position(|known| known.number() == signal);
-    if !words.is_null()
+    if !mouth.is_null()
         && let Some(reason) = place.and_then(|place| REASONS.get(place))
     {
-        // SAFETY: not null, so it is of `Arc::into_raw`; not released while this handler is counted.
-        let words = unsafe { &*words };
-        words.say(reason.load(Ordering::SeqCst) as usize);
+        // SAFETY: not null, so it is of `Arc::into_raw`, and never released.
+        let mouth = unsafe { &*mouth.cast_const() };
+        mouth.say(reason.load(Ordering::SeqCst) as usize);
     }
-    SPEAKERS.fetch_sub(1, Ordering::SeqCst);
     // SAFETY: the kernel gives every handler that asked for it a valid structure.
     let is_fault = !info.is_null() && unsafe { (*info).si_code } > 0;
     let before = place.and_then(|place| BEFORE.get()?.get(place));
