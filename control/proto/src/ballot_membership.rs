@@ -156,6 +156,10 @@ pub enum Input {
     HeardOf(Epoch),
     /// This configuration number, or a higher one, was used by an earlier cluster: go above.
     EpochSpent(Epoch),
+    /// A node said that this life of it fails (SPEC D4): it is out without the suspect time, heard or not.
+    Failed(Member),
+    /// A node said that this life of it is about to end: once it is not heard any more, it is out at once.
+    Ending(Member),
     /// This node is to stop in good order.
     Leave,
     /// This node, removed before, begins a new life, later than all before.
@@ -288,6 +292,8 @@ impl Membership {
                 self.status_due = self.now;
                 self.floor = self.floor.max(epoch.min(EPOCH_MAX));
             }
+            Input::Failed(member) => self.hear_of_end(member, true),
+            Input::Ending(member) => self.hear_of_end(member, false),
             Input::Leave => (self.leaving, self.status_due) = (true, self.now),
             Input::Reincarnate(incarnation) => {
                 assert!(incarnation > self.incarnation, "a life must be later than the one before");
@@ -375,6 +381,14 @@ impl Membership {
         }
     }
 
+    fn hear_of_end(&mut self, member: Member, failed: bool) {
+        let Some(peer) = self.peer(member.node) else { return };
+        let known = if failed { &mut peer.failed } else { &mut peer.ending };
+        *known = (*known).max(member.incarnation);
+        // The others may not have heard it, and count on the word of everyone who reaches that node.
+        self.status_due = self.now;
+    }
+
     fn report(&mut self, path: BrokenPath, broken: bool) {
         // The word about a path is its own node's, if that is this one; of two words the later counts.
         let (to, from) =
@@ -413,7 +427,7 @@ impl Membership {
     }
 
     fn watch_quorum(&mut self, out: &mut Vec<Output>) {
-        let reached = 1 + self.peers.iter().filter(|peer| peer.up).count();
+        let reached = 1 + self.peers.iter().filter(|peer| peer.is_reached()).count();
         if reached >= self.majority() {
             self.lost_since = None;
             if !self.has_quorum {

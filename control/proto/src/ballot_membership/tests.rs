@@ -107,6 +107,56 @@ fn a_node_that_is_not_heard_is_out_after_the_suspect_time_and_not_before() {
     assert_eq!(machines[0].view().departed, [Member { node: NodeId(3), incarnation: Incarnation(103) }]);
 }
 
+fn life(node: u16) -> Member {
+    Member { node: NodeId(node), incarnation: Incarnation(100 + u64::from(node)) }
+}
+
+// proves: D4
+#[test]
+fn a_node_that_says_it_fails_is_out_at_once_though_it_is_still_heard() {
+    for victim in [1, 3] {
+        let mut machines = trio();
+        let before = machines[1].view().epoch;
+        let others: Vec<usize> = (0..3).filter(|at| *at != victim - 1).collect();
+        let word = others.iter().map(|at| (*at, Input::Failed(life(victim as u16)))).collect();
+        settle(&mut machines, Time(20 * MS), word);
+        let view = machines[1].view().clone();
+        assert_eq!(view.epoch.0, before.0 + 1, "no time has passed");
+        assert_eq!(view.departed, [life(victim as u16)]);
+        // Its next life is another matter, and comes in; a recording of the old one's word changes nothing.
+        settle(&mut machines, Time(30 * MS), [(1, Input::Failed(life(victim as u16)))].into());
+        let next = Incarnation(900);
+        settle(&mut machines, Time(40 * MS), [(victim - 1, Input::Reincarnate(next))].into());
+        meet_all(&mut machines, Time(50 * MS));
+        assert!(machines[1].view().has(Member { node: NodeId(victim as u16), incarnation: next }));
+    }
+}
+
+// proves: D4
+#[test]
+fn a_node_that_is_about_to_end_is_out_in_the_moment_it_is_not_heard() {
+    let mut machines = trio();
+    let before = machines[0].view().epoch;
+    settle(&mut machines, Time(20 * MS), [0, 1].map(|at| (at, Input::Ending(life(3)))).into());
+    tick_all(&mut machines, Time(300 * MS));
+    assert_eq!(machines[0].view().epoch, before, "it still serves");
+    settle(&mut machines, Time(310 * MS), [0, 1].map(|at| (at, down(3))).into());
+    assert_eq!(machines[0].view().departed, [life(3)]);
+}
+
+// proves: D6
+#[test]
+fn the_end_of_an_earlier_life_says_nothing_about_the_present_one() {
+    let mut machines = trio();
+    let view = machines[0].view().clone();
+    let earlier = Member { node: NodeId(3), incarnation: Incarnation(102) };
+    settle(&mut machines, Time(20 * MS), [0, 1].map(|at| (at, Input::Failed(earlier))).into());
+    settle(&mut machines, Time(21 * MS), [0, 1].map(|at| (at, Input::Ending(earlier))).into());
+    settle(&mut machines, Time(22 * MS), [0, 1].map(|at| (at, down(3))).into());
+    tick_all(&mut machines[..2], Time(400 * MS));
+    assert_eq!(*machines[0].view(), view, "missed for as long as anyone is");
+}
+
 fn down(node: u16) -> Input {
     Input::PeerDown { node: NodeId(node) }
 }

@@ -18,11 +18,24 @@ pub(super) struct PeerWatch {
     pub(super) down_since: Time,
     /// What it said last, in its latest life.
     pub(super) status: Option<Status>,
+    /// The latest life that said it fails; zero if none.
+    pub(super) failed: Incarnation,
+    /// The latest life that said it is about to end.
+    pub(super) ending: Incarnation,
 }
 
 impl PeerWatch {
     pub(super) fn new(node: NodeId, now: Time) -> PeerWatch {
-        PeerWatch { node, up: false, incarnation: Incarnation(0), down_since: now, status: None }
+        let none = Incarnation(0);
+        PeerWatch {
+            node,
+            up: false,
+            incarnation: none,
+            down_since: now,
+            status: None,
+            failed: none,
+            ending: none,
+        }
     }
 
     /// A life was heard of. What an earlier one said is void.
@@ -35,7 +48,14 @@ impl PeerWatch {
 
     /// When this node gives the peer up; `None` while a rail is up.
     pub(super) fn gone_at(&self, suspect: Duration) -> Option<Time> {
-        (!self.up).then(|| self.down_since + suspect)
+        // Silence that was announced needs no time to be believed.
+        let announced = self.ending > Incarnation(0) && self.ending >= self.incarnation;
+        (!self.up).then(|| if announced { self.down_since } else { self.down_since + suspect })
+    }
+
+    /// Whether a rail is up to a life that has not said that it fails.
+    pub(super) fn is_reached(&self) -> bool {
+        self.up && (self.failed == Incarnation(0) || self.incarnation > self.failed)
     }
 
     /// The life in which the peer is there, as far as this node can tell. A peer that is not heard is held
@@ -44,13 +64,13 @@ impl PeerWatch {
         if self.status.as_ref().is_some_and(|status| status.leaving) {
             return None;
         }
-        if self.up && self.incarnation > Incarnation(0) {
+        if self.is_reached() && self.incarnation > Incarnation(0) {
             return Some(Member { node: self.node, incarnation: self.incarnation });
         }
         let member = view.members.iter().find(|member| member.node == self.node)?;
         let same_life = self.incarnation <= member.incarnation;
         let in_time = self.gone_at(suspect).is_none_or(|gone| now < gone);
-        (same_life && in_time).then_some(*member)
+        (same_life && in_time && member.incarnation > self.failed).then_some(*member)
     }
 
     /// Whether the peer says that it sees `other`. `None` while it has said nothing.

@@ -39,7 +39,7 @@ impl Membership {
     fn would_intrude(&self, members: &[Member]) -> bool {
         let view = &self.durable.view;
         let reaches_member = || {
-            let mut up = self.peers.iter().filter(|peer| peer.up);
+            let mut up = self.peers.iter().filter(|peer| peer.is_reached());
             up.any(|peer| view.has(Member { node: peer.node, incarnation: peer.incarnation }))
         };
         let lost = |member: &Member| !members.iter().any(|stays| stays.node == member.node);
@@ -53,7 +53,7 @@ impl Membership {
         let others = self.peers.iter().filter_map(|peer| {
             let member = peer.life(self.now, suspect, view)?;
             // One that joins must have spoken, or it may be a life that is over already.
-            let known = view.has(member) || (peer.up && peer.status.is_some());
+            let known = view.has(member) || (peer.is_reached() && peer.status.is_some());
             known.then_some(member)
         });
         let mut lives: Vec<Member> = others.chain((!self.leaving).then_some(self.me())).collect();
@@ -116,7 +116,7 @@ impl Membership {
     /// When it is this node's turn to propose: at once for the lowest member, later for the others.
     pub(super) fn turn(&self) -> Option<Time> {
         let since = self.change_since?;
-        let lower = self.peers.iter().filter(|peer| peer.up && peer.node < self.node).count() as u32;
+        let lower = self.peers.iter().filter(|peer| peer.is_reached() && peer.node < self.node).count() as u32;
         Some(since + STEP_IN * lower)
     }
 
@@ -131,7 +131,7 @@ impl Membership {
         let settled =
             all_here || !self.durable.view.members.is_empty() || self.now >= self.started + self.settling();
         let turn = self.turn().unwrap_or(since);
-        let reached = 1 + self.peers.iter().filter(|peer| peer.up).count();
+        let reached = 1 + self.peers.iter().filter(|peer| peer.is_reached()).count();
         let may = settled && self.now >= turn && self.now >= self.retry_at && reached >= self.majority();
         if may && self.round.is_idle() {
             self.begin_round(out);
