@@ -5,11 +5,8 @@ use anyhow::{Context, ensure};
 use control_node::config::Config;
 use control_node::{Ended, Node, NodeOptions};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use transport_endpoint::SpinSettings;
 use transport_proto::identity::NodeId;
@@ -74,17 +71,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         forever: arguments.spin_forever,
     };
     let options = NodeOptions { config, id: NodeId(arguments.id), state, socket: Some(socket.clone()), spin };
-    // Before the node starts its threads, so that none of them is interrupted by a signal it does not expect.
-    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot watch for signals")?;
     let node = Node::start(options)?;
-    let (flag, waker) = (node.stop_flag(), node.waker());
-    std::thread::Builder::new().name("netdisk-signals".into()).spawn(move || {
-        for _ in signals.forever() {
-            flag.store(true, Ordering::Relaxed);
-            // Without the wake-up the node sees the flag within its longest sleep.
-            let _ = waker.wake();
-        }
-    })?;
+    node.speak_for_process().context("cannot watch for signals")?;
     for address in node.nbd_addresses() {
         tracing::info!("serving NBD on {address}");
     }
@@ -94,8 +82,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             tracing::info!("stopped");
             Ok(ExitCode::SUCCESS)
         }
-        Ended::VotesLost => {
-            anyhow::bail!("votes could not be kept; mend the state folder and start the node again")
-        }
+        Ended::GaveUp(reason) => anyhow::bail!(
+            "this node gave up ({reason}) and told the others; it stays out until it is cleared by \
+             `netdisk node clear`"
+        ),
     }
 }

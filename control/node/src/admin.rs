@@ -1,6 +1,8 @@
 //! The admin socket: one JSON request a line, one JSON answer a line. A thread of its own takes connections;
 //! what it is asked is answered by the reactor between two rounds, so an answer shows one moment of the node.
 
+use crate::distress::Alarm;
+use control_proto::distress::Reason;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -35,6 +37,8 @@ pub enum Request {
         /// Rail.
         rail: u8,
     },
+    /// The power is gone: tell the others, drain, end, and stay out until cleared.
+    PowerFail,
     /// Stop cleanly.
     Stop,
 }
@@ -59,6 +63,7 @@ pub(crate) struct Desk {
     asked: Mutex<VecDeque<Asked>>,
     any: AtomicBool,
     waker: Arc<mio::Waker>,
+    alarm: Alarm,
 }
 
 impl Desk {
@@ -144,7 +149,7 @@ impl Drop for Admin {
 
 impl Admin {
     /// Opens the socket and starts its thread. A file left behind by a dead process is replaced.
-    pub(crate) fn open(path: &Path, waker: Arc<mio::Waker>) -> Result<Admin, AdminRefusal> {
+    pub(crate) fn open(path: &Path, waker: Arc<mio::Waker>, alarm: Alarm) -> Result<Admin, AdminRefusal> {
         let refused = |source| AdminRefusal::System(path.to_path_buf(), source);
         if UnixStream::connect(path).is_ok() {
             return Err(AdminRefusal::InUse(path.to_path_buf()));
@@ -157,7 +162,7 @@ impl Admin {
         let listener = UnixListener::bind(path).map_err(refused)?;
         // Whoever may connect may stop the node.
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
-        let desk = Arc::new(Desk { asked: Mutex::default(), any: AtomicBool::new(false), waker });
+        let desk = Arc::new(Desk { asked: Mutex::default(), any: AtomicBool::new(false), waker, alarm });
         let served = desk.clone();
         std::thread::Builder::new()
             .name("netdisk-admin".into())
@@ -194,7 +199,13 @@ fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
     let mut line = String::new();
     while (&mut reader).take(REQUEST_BYTES_MAX).read_line(&mut line)? > 0 {
         let answer = match serde_json::from_str::<Request>(line.trim()) {
-            Ok(request) => desk.ask(request).unwrap_or_else(|| refusal("the node is busy; ask again")),
+            Ok(request) => {
+                if request == Request::PowerFail {
+                    // Told by a thread that waits for nothing, whatever the reactor is busy with.
+                    desk.alarm.raise(Reason::PowerFail);
+                }
+                desk.ask(request).unwrap_or_else(|| refusal("the node is busy; ask again"))
+            }
             Err(fault) => refusal(&format!("not a request: {fault}")),
         };
         writer.write_all(answer.as_bytes())?;

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod config;
 mod ctid;
 mod disks;
+pub mod distress;
 mod embedded;
 pub mod join;
 mod membership;

@@ -51,6 +51,11 @@ impl Monitor {
         self.thread.reincarnate(incarnation);
     }
 
+    /// Whether heartbeats are still sent and heard.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.thread.is_alive()
+    }
+
     /// `false`: no such rail.
     pub(crate) fn mute(&self, link: u8, rail: u8, muted: bool) -> bool {
         self.thread.mute(Path { link: LinkId(link), rail: RailId(rail) }, muted)

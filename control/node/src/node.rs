@@ -8,6 +8,7 @@ use crate::admin::{Admin, AdminRefusal, Asked, Request, refusal};
 use crate::config::{Config, ConfigFaults};
 use crate::ctid::RailKeeper;
 use crate::disks::DiskStartRefusal;
+use crate::distress::{Distress, DistressRefusal, GivingUp, tombstone_file};
 use crate::membership::{Decision, MembershipClient, Votes, VotesRefusal};
 use crate::memory::{BudgetTooSmall, slab_layout};
 use crate::monitor::{Monitor, MonitorRefusal};
@@ -18,8 +19,9 @@ use crate::surfaces::Surfaces;
 use blockdev_engine::{BlockEngine, DiskRefusal, EngineEvent, Library};
 use blockdev_nbd::ListenAddress;
 use control_proto::ballot_membership::{Input, View};
+use control_proto::distress::Reason;
 use control_proto::rows::ClusterRows;
-use control_proto::view::{BrokenPath, ClusterView};
+use control_proto::view::{BrokenPath, ClusterView, Member};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -80,6 +82,8 @@ pub enum NodeRefusal {
     Rail(transport_endpoint::ListenRefusal),
     /// A rail's heartbeats cannot be watched.
     Monitor(MonitorRefusal),
+    /// It said that it fails and was not cleared, or could not say so again.
+    Distress(DistressRefusal),
     /// An NBD server cannot run.
     Nbd(blockdev_nbd::StartRefusal),
     /// No admin socket.
@@ -123,6 +127,7 @@ from! {
     Transport: StartError,
     Rail: transport_endpoint::ListenRefusal,
     Monitor: MonitorRefusal,
+    Distress: DistressRefusal,
     Nbd: blockdev_nbd::StartRefusal,
     Admin: AdminRefusal,
     System: io::Error,
@@ -133,8 +138,8 @@ from! {
 pub enum Ended {
     /// It was asked to.
     Stopped,
-    /// Its votes could not be kept; it must not go on.
-    VotesLost,
+    /// It told the others that it fails, and stays out until an operator clears it.
+    GaveUp(Reason),
 }
 
 /// A stopping node waits this long for its clients' last answers.
@@ -152,6 +157,8 @@ pub struct Node {
     rails: RailKeeper,
     disks: DiskKeeper,
     pub(crate) monitor: Monitor,
+    pub(crate) distress: Distress,
+    pub(crate) giving_up: Option<GivingUp>,
     admin: Option<Admin>,
     pub(crate) view: Option<View>,
     pub(crate) has_quorum: bool,
@@ -184,6 +191,7 @@ impl Node {
         let state = &options.state;
         std::fs::create_dir_all(state).map_err(|error| VotesRefusal::System(state.clone(), error))?;
         let votes = Votes::load(state)?;
+        let mark = tombstone_file(state).map_err(DistressRefusal::Tombstone)?;
         let life = new_life(last_life(&votes.1.view, options.id));
         let configured: Vec<NodeId> = rows.nodes.iter().map(|node| node.id).collect();
         let clients = NodeClients {
@@ -199,8 +207,16 @@ impl Node {
         let disks = DiskKeeper::start(&mut endpoint.clients().engine, registry, &rows, options.id)?;
         let rails = RailKeeper::start(endpoint.core(), &rows, options.id)?;
         let monitor = Monitor::start(&rows, options.id, life, &options.config.key, endpoint.verdicts())?;
-        let waker = endpoint.waker();
-        let admin = options.socket.as_deref().map(|path| Admin::open(path, waker)).transpose()?;
+        let me = Member { node: options.id, incarnation: life };
+        let stop = Arc::new(AtomicBool::new(false));
+        let woken = endpoint.waker();
+        let wake = move || {
+            // Without it the node looks within its longest sleep.
+            let _ = woken.wake();
+        };
+        let distress = Distress::start(&rows, me, &options.config.key, endpoint.verdicts(), mark, wake)?;
+        let (waker, alarm) = (endpoint.waker(), distress.alarm.clone());
+        let admin = options.socket.as_deref().map(|path| Admin::open(path, waker, alarm)).transpose()?;
         let mut station = Station::new(endpoint, options.id, rows.clone());
         let surfaces = Surfaces::start(&mut station, &rows)?;
         tracing::info!(node = options.id.0, cluster = rows.name, "node started");
@@ -211,11 +227,13 @@ impl Node {
             rails,
             disks,
             monitor,
+            distress,
+            giving_up: None,
             admin,
             view: None,
             has_quorum: false,
             started: Instant::now(),
-            stop: Arc::new(AtomicBool::new(false)),
+            stop,
             stopping: None,
             leaving: None,
             rounds: 0,
@@ -259,8 +277,23 @@ impl Node {
         self.surfaces.servers().flat_map(|server| server.addresses().cloned()).collect()
     }
 
-    /// Drives the node until it is asked to stop.
+    /// From now on the end of this process is told as the end of this node: panics and fatal signals at once,
+    /// SIGTERM and SIGINT by a thread of their own, and they make the node stop. For a daemon; a program that
+    /// has a node inside keeps its signals and panics to itself.
+    pub fn speak_for_process(&self) -> io::Result<()> {
+        self.distress.speak_for_process()
+    }
+
+    /// Drives the node until it is asked to stop, or gives up.
     pub fn run(mut self) -> io::Result<Ended> {
+        let ended = self.drive();
+        if ended.is_err() {
+            self.distress.say(Reason::TransportFailing);
+        }
+        ended
+    }
+
+    fn drive(&mut self) -> io::Result<Ended> {
         loop {
             let found = self.round();
             self.rounds = self.rounds.wrapping_add(1);
@@ -330,7 +363,8 @@ impl Node {
         let now = self.station.endpoint.clock();
         let clients = self.station.endpoint.clients();
         let deadline = clients.engine.next_deadline(now).min(clients.membership.machine().next_deadline());
-        let at_most = if self.stopping.is_some() { Duration::from_millis(5) } else { deadline.since(now) };
+        let ending = self.stopping.is_some() || self.giving_up.is_some();
+        let at_most = if ending { Duration::from_millis(5) } else { deadline.since(now) };
         let surfaces = &mut self.surfaces;
         self.station.endpoint.sleep(at_most, |_, _, event| {
             surfaces.handle_event(event);
@@ -347,6 +381,13 @@ impl Node {
             // Peers that refuse this life cannot tell it so otherwise.
             clients.membership.tell(core, Input::HeardOf(epoch));
         }
+        if !self.monitor.is_alive() {
+            self.give_up(Reason::TransportFailing);
+        }
+        while let Some(ending) = self.distress.next_ending() {
+            self.on_ending(&ending);
+        }
+        let (_, clients) = self.station.endpoint.parts();
         self.monitor.set_disk_age(clients.engine.oldest_disk_age().as_millis() as u32);
         let mut news = VecDeque::new();
         while let Some(event) = clients.engine.next_event() {
@@ -364,7 +405,12 @@ impl Node {
         while let Some(asked) = self.admin.as_ref().and_then(|admin| admin.desk.take()) {
             self.answer(&asked);
         }
-        self.stop_step()
+        match self.distress.alarm.raised() {
+            Some(Reason::PlannedStop) => self.stop.store(true, Ordering::Relaxed),
+            Some(reason) => self.give_up(reason),
+            None => {}
+        }
+        if self.giving_up.is_some() { self.give_up_step() } else { self.stop_step() }
     }
 
     fn on_engine_event(&mut self, event: EngineEvent) {
@@ -396,8 +442,10 @@ impl Node {
             Decision::QuorumRegained => {
                 tracing::info!("majority reachable");
                 self.has_quorum = true;
-                let (core, clients) = self.station.endpoint.parts();
-                clients.engine.unfence(core);
+                if self.giving_up.is_none() {
+                    let (core, clients) = self.station.endpoint.parts();
+                    clients.engine.unfence(core);
+                }
             }
             Decision::QuorumLost => {
                 tracing::warn!("no majority reachable: serving stops until there is one");
@@ -406,22 +454,20 @@ impl Node {
                 clients.engine.fence(core);
             }
             Decision::Removed => self.rejoin(),
+            // A node that gives up ends when it is drained.
+            Decision::Left if self.giving_up.is_some() => {}
             Decision::Left => {
                 tracing::info!("left the cluster");
                 return Some(Ended::Stopped);
             }
-            Decision::Failed => {
-                let (core, clients) = self.station.endpoint.parts();
-                clients.engine.fence(core);
-                return Some(Ended::VotesLost);
-            }
+            Decision::Failed => self.give_up(Reason::RecordsFailing),
         }
         None
     }
 
     /// The others have gone on without this node: it begins a new life and joins as a newcomer.
     fn rejoin(&mut self) {
-        if self.leaving.is_some() {
+        if self.leaving.is_some() || self.giving_up.is_some() {
             return;
         }
         let life = new_life(self.station.endpoint.core().incarnation());
@@ -430,6 +476,7 @@ impl Node {
         clients.engine.fence(core);
         core.reincarnate(life);
         self.monitor.reincarnate(life);
+        self.distress.reincarnate(life);
         clients.membership.tell(core, Input::Reincarnate(life));
         if self.has_quorum {
             clients.engine.unfence(core);
@@ -456,7 +503,11 @@ impl Node {
         clients.engine.members(&members);
         cluster.mappings().for_each(|mapping| ndd::map(&mut clients.engine, core, &mapping));
         self.monitor.configure(view.epoch);
+        let endings = self.distress.configure(view.epoch, &view.members);
         self.view = Some(view);
+        for ending in &endings {
+            self.on_ending(ending);
+        }
     }
 
     /// Acts on rows that changed, while everything runs: rails, then disks, then what surfaces serve. The
@@ -467,6 +518,7 @@ impl Node {
         self.station.rows = rows.clone();
         let (core, clients) = self.station.endpoint.parts();
         self.rails.follow(core, &self.monitor, &rows);
+        self.distress.follow_rows(&rows);
         let news = self.disks.follow(&mut clients.engine, &rows);
         for volume in ndd::removed(&before, &rows) {
             tracing::info!(volume = volume.0, "the virtual disk is not configured any more");
@@ -510,6 +562,7 @@ impl Node {
                 .unwrap_or_else(|fault| refusal(&fault.to_string())),
             Request::CutRail { link, rail } => self.mute(link, rail, true),
             Request::MendRail { link, rail } => self.mute(link, rail, false),
+            Request::PowerFail => done(),
             Request::Stop => {
                 self.stop.store(true, Ordering::Relaxed);
                 done()
@@ -537,6 +590,7 @@ impl Node {
         }
         let since = *self.stopping.get_or_insert_with(|| {
             tracing::info!("stopping");
+            self.distress.say(Reason::PlannedStop);
             self.surfaces.stop();
             Instant::now()
         });
@@ -550,8 +604,19 @@ impl Node {
             clients.membership.tell(core, Input::Leave);
             return None;
         };
+        if self.is_drained() {
+            self.distress.say_fenced(Reason::PlannedStop);
+        }
         let lonely = self.rows.nodes.len() == 1 || !self.has_quorum;
         (lonely || leaving.elapsed() > LEAVE_TIME_MAX).then_some(Ended::Stopped)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.distress.say(Reason::Panic);
+        }
     }
 }
 

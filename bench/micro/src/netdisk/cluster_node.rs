@@ -38,7 +38,7 @@ impl ClusterNode {
         };
         let node = Node::start(options).with_context(|| format!("node {} cannot start", self.id))?;
         tell_parent(&"ready")?;
-        ensure!(node.run()? == Ended::Stopped, "node {} lost its votes", self.id);
+        ensure!(node.run()? == Ended::Stopped, "node {} gave up", self.id);
         Ok(())
     }
 }
