@@ -1,8 +1,11 @@
 //! `netdisk node`: the daemon.
 
 use crate::logging;
+use crate::status::{Which, request};
 use anyhow::{Context, ensure};
+use control_node::admin::Request;
 use control_node::config::Config;
+use control_node::distress::clear;
 use control_node::{Ended, Node, NodeOptions};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::path::PathBuf;
@@ -13,13 +16,16 @@ use transport_proto::identity::NodeId;
 
 /// Run a node of a cluster.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// The cluster's configuration, the same file on all nodes.
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, required = true)]
+    config: Option<PathBuf>,
     /// Which node of it this is.
-    #[arg(long)]
-    id: u16,
+    #[arg(long, required = true)]
+    id: Option<u16>,
     /// Folder for what must survive a restart.
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
@@ -40,6 +46,56 @@ pub(crate) struct Arguments {
     with_parent: Option<i32>,
 }
 
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Let a node that gave up in distress start again, once the cause is mended.
+    Clear(Clear),
+    /// Tell a running node that the power is gone: it tells the others, gives up its disks and ends. For the
+    /// daemon that watches the battery.
+    PowerFail(PowerFail),
+}
+
+#[derive(clap::Args)]
+struct Clear {
+    /// Folder of the node's state.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "config")]
+    state: Option<PathBuf>,
+    /// The cluster's configuration, with --id: for a node that uses the usual folder.
+    #[arg(long, requires = "id")]
+    config: Option<PathBuf>,
+    /// Which node of it.
+    #[arg(long)]
+    id: Option<u16>,
+}
+
+#[derive(clap::Args)]
+struct PowerFail {
+    #[command(flatten)]
+    which: Which,
+}
+
+fn act(action: &Action) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::PowerFail(order) => {
+            request(&order.which.socket()?, &Request::PowerFail)?;
+        }
+        Action::Clear(order) => {
+            let folder = match (&order.state, &order.config, order.id) {
+                (Some(folder), _, _) => folder.clone(),
+                (None, Some(config), Some(id)) => default_folder(&Config::load(config)?.rows.name, id),
+                _ => anyhow::bail!("name the node by --state, or by --config and --id"),
+            };
+            match clear(&folder)? {
+                Some(stone) => {
+                    println!("{} had given up ({}); it may start", stone.member.node, stone.reason)
+                }
+                None => println!("{} holds no tombstone: there is nothing to clear", folder.display()),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Where a node of a cluster keeps its state and its admin socket, unless told otherwise.
 pub(crate) fn default_folder(cluster: &str, id: u16) -> PathBuf {
     PathBuf::from(format!("/var/lib/netdisk/{cluster}/node{id}"))
@@ -55,12 +111,18 @@ fn end_with(parent: i32) -> anyhow::Result<()> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(action) = &arguments.action {
+        return act(action);
+    }
+    let (Some(config), Some(id)) = (arguments.config, arguments.id) else {
+        anyhow::bail!("name the cluster's configuration by --config and the node by --id");
+    };
     logging::start(arguments.log_json);
     if let Some(parent) = arguments.with_parent {
         end_with(parent)?;
     }
-    let config = Config::load(&arguments.config)?;
-    let folder = default_folder(&config.rows.name, arguments.id);
+    let config = Config::load(&config)?;
+    let folder = default_folder(&config.rows.name, id);
     let state = arguments.state.unwrap_or(folder);
     std::fs::create_dir_all(&state)
         .with_context(|| format!("cannot make {}: choose another folder with --state", state.display()))?;
@@ -70,7 +132,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         yielding: !arguments.spin_forever,
         forever: arguments.spin_forever,
     };
-    let options = NodeOptions { config, id: NodeId(arguments.id), state, socket: Some(socket.clone()), spin };
+    let options = NodeOptions { config, id: NodeId(id), state, socket: Some(socket.clone()), spin };
     let node = Node::start(options)?;
     node.speak_for_process().context("cannot watch for signals")?;
     for address in node.nbd_addresses() {

@@ -244,7 +244,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("netdisk-admin-{}.sock", std::process::id()));
         let poll = mio::Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
-        let admin = Admin::open(&path, waker).unwrap();
+        let admin = Admin::open(&path, waker, Alarm::unheard()).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(admin);
         assert!(!path.exists());

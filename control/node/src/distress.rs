@@ -1,7 +1,7 @@
 //! Distress of this node and of its peers (SPEC D): what stands ready to be said, and what others said.
 //!
-//! Which cause says what, and by which way, is the table in [`control_proto::distress::Reason`]; here it is tied
-//! to what happens in a process:
+//! Which cause says what, and by which way, is the table in [`control_proto::distress::Reason`]; here it is
+//! tied to what happens in a process:
 //!
 //! | cause | reason | who says it |
 //! |---|---|---|
@@ -12,10 +12,10 @@
 //! | votes cannot be kept | records failing | the reactor, before it does anything else |
 //! | the reactor's event queue or the monitor's thread fails | transport failing | the reactor |
 //!
-//! *A failing disk is no distress.* A request that fails with an error of the medium is its client's; a disk that
-//! cannot be reached is a broken path, and the volume moves to a node that reaches it while this node goes on
-//! with all else (SPEC B3). The node's own are the records without which it can promise nothing, and the
-//! machinery under all disks and all rails.
+//! *A failing disk is no distress.* A request that fails with an error of the medium is its client's; a disk
+//! that cannot be reached is a broken path, and the volume moves to a node that reaches it while this node
+//! goes on with all else (SPEC B3). The node's own are the records without which it can promise nothing, and
+//! the machinery under all disks and all rails.
 
 mod alarm;
 mod give_up;
@@ -87,8 +87,8 @@ pub(crate) struct Distress {
 }
 
 impl Distress {
-    /// Opens the sockets, forms the words, starts the thread. `mark`: the tombstone's file; `wake`: called after
-    /// the thread has said something.
+    /// Opens the sockets, forms the words, starts the thread. `mark`: the tombstone's file; `wake`: called
+    /// after the thread has said something.
     pub(crate) fn start(
         rows: &ClusterRows,
         me: Member,

@@ -384,8 +384,8 @@ impl<'a> Check<'a> {
 
     fn membership(&mut self, section: &MembershipSection) -> MembershipTimes {
         let usual = MembershipTimes::default();
-        let suspect = self.within(&section.suspect_ms, "suspect_ms", 20, 60_000);
-        let lease = self.within(&section.lease_ms, "lease_ms", 40, 120_000);
+        let suspect = self.within(&section.suspect_ms, "suspect_ms", 20, 600_000);
+        let lease = self.within(&section.lease_ms, "lease_ms", 40, 1_200_000);
         let hung_disk = self.within(&section.hung_disk_ms, "hung_disk_ms", 100, 3_600_000);
         let times = MembershipTimes {
             suspect: suspect.map_or(usual.suspect, Duration::from_millis),

@@ -1,5 +1,5 @@
-//! The thread that waits for nothing else: causes with time left are told by it, while whoever raised the alarm
-//! goes on with an orderly shutdown (SPEC D2).
+//! The thread that waits for nothing else: causes with time left are told by it, while whoever raised the
+//! alarm goes on with an orderly shutdown (SPEC D2).
 
 use control_proto::distress::Reason;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -31,6 +31,13 @@ impl Alarm {
             .name("netdisk-distress".into())
             .spawn(move || listen(ear, &mouth, &told, wake))?;
         Ok(Alarm { pipe: Arc::new(pipe), raised })
+    }
+
+    /// One that nobody hears.
+    #[cfg(test)]
+    pub(crate) fn unheard() -> Alarm {
+        let (pipe, _) = UnixStream::pair().expect("two sockets");
+        Alarm { pipe: Arc::new(pipe), raised: Arc::default() }
     }
 
     /// SIGTERM and SIGINT of this process raise it from now on: planned stop.

@@ -2,12 +2,12 @@
 
 use crate::node::{Ended, Node};
 use blockdev_proto::master::GatePhase;
-use control_proto::distress::{Ending, Reason};
 use control_proto::ballot_membership::Input;
+use control_proto::distress::{Ending, Reason};
 use std::time::{Duration, Instant};
 
-/// A node that gives up waits so long for its disks to finish what they have. A hung disk keeps its lock until the
-/// process is gone, so an end without it fences no less.
+/// A node that gives up waits so long for its disks to finish what they have. A hung disk keeps its lock
+/// until the process is gone, so an end without it fences no less.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Since when, and why.

@@ -27,8 +27,8 @@ impl Distress {
     }
 }
 
-/// A panic is told before its message is printed, and ends the process: a thread of it is gone, nobody knows what
-/// that thread left half done, and the others have taken over already.
+/// A panic is told before its message is printed, and ends the process: a thread of it is gone, nobody knows
+/// what that thread left half done, and the others have taken over already.
 fn end_by_panic(mouth: Arc<Mouth>) {
     let print = std::panic::take_hook();
     let panic = Reason::Panic.index().unwrap_or(usize::MAX);

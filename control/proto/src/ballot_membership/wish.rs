@@ -116,7 +116,8 @@ impl Membership {
     /// When it is this node's turn to propose: at once for the lowest member, later for the others.
     pub(super) fn turn(&self) -> Option<Time> {
         let since = self.change_since?;
-        let lower = self.peers.iter().filter(|peer| peer.is_reached() && peer.node < self.node).count() as u32;
+        let lower =
+            self.peers.iter().filter(|peer| peer.is_reached() && peer.node < self.node).count() as u32;
         Some(since + STEP_IN * lower)
     }
 
