@@ -5,6 +5,7 @@
 //! it never maps, and marks what the peer says it returned.
 
 use crate::returned::WORD_BITS;
+use crate::shares::Shares;
 use crate::slab::SlabLayout;
 
 /// Free chunks of one slab. One owner.
@@ -13,6 +14,8 @@ pub struct FreeList {
     layout: SlabLayout,
     /// Bit set = free.
     words: Vec<u64>,
+    /// Who holds what, once that counts.
+    shares: Option<Box<Shares>>,
 }
 
 impl FreeList {
@@ -20,7 +23,8 @@ impl FreeList {
     pub fn new(layout: SlabLayout) -> FreeList {
         let chunks = layout.chunks();
         let words = 0..chunks.div_ceil(WORD_BITS);
-        FreeList { layout, words: words.map(|word| low_bits(chunks - word * WORD_BITS)).collect() }
+        let words = words.map(|word| low_bits(chunks - word * WORD_BITS)).collect();
+        FreeList { layout, words, shares: None }
     }
 
     /// How the slab is cut.
@@ -28,12 +32,41 @@ impl FreeList {
         &self.layout
     }
 
+    /// From now on half of each class is kept in reserve, evenly for these holders (one bit each, the lowest
+    /// [`crate::shares::HOLDERS_MAX`]); [`FreeList::take_for`] one of them leaves the others' reserves alone.
+    pub fn share_among(&mut self, holders: u32) {
+        let (layout, words) = (&self.layout, &self.words);
+        let is_free =
+            |index: u32| words[index as usize / WORD_BITS] & (1 << (index as usize % WORD_BITS)) != 0;
+        self.shares.get_or_insert_with(|| Box::new(Shares::new(layout, is_free))).share_among(holders);
+    }
+
+    /// Whether the holder has at most half of what it may have.
+    pub fn is_half_empty(&self, holder: usize) -> bool {
+        self.shares.as_ref().is_none_or(|shares| shares.is_half_empty(holder))
+    }
+
     /// Takes a free chunk of the smallest class that holds `bytes` and has one.
     pub fn take(&mut self, bytes: usize) -> Option<u32> {
+        self.take_for(None, bytes)
+    }
+
+    /// The same for a holder, within its share if there are shares.
+    pub fn take_for(&mut self, holder: Option<usize>, bytes: usize) -> Option<u32> {
+        let index = self.find(holder, bytes)?;
+        if let Some(shares) = &mut self.shares {
+            shares.taken(index, holder);
+        }
+        Some(index)
+    }
+
+    fn find(&mut self, holder: Option<usize>, bytes: usize) -> Option<u32> {
         let mut first = 0u32;
-        for (chunk_bytes, count) in self.layout.classes {
+        for (class, (chunk_bytes, count)) in self.layout.classes.into_iter().enumerate() {
+            let may_take = |shares: &Shares| holder.is_none_or(|holder| shares.may_take(holder, class));
             if count > 0
                 && chunk_bytes as usize >= bytes
+                && self.shares.as_deref().is_none_or(may_take)
                 && let Some(index) = self.take_between(first, first + count)
             {
                 return Some(index);
@@ -65,8 +98,14 @@ impl FreeList {
     /// that are free already, can only come from a peer that breaks the protocol; they change nothing.
     pub fn give_back(&mut self, word: usize, bits: u64) {
         let chunks = self.layout.chunks();
-        if let Some(free) = self.words.get_mut(word) {
-            *free |= bits & low_bits(chunks - word * WORD_BITS);
+        let Some(free) = self.words.get_mut(word) else { return };
+        let mut fresh = bits & low_bits(chunks - word * WORD_BITS) & !*free;
+        *free |= fresh;
+        if let Some(shares) = &mut self.shares {
+            while fresh != 0 {
+                shares.returned((word * WORD_BITS) as u32 + fresh.trailing_zeros());
+                fresh &= fresh - 1;
+            }
         }
     }
 

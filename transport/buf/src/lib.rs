@@ -24,6 +24,8 @@ pub mod ring;
 #[cfg(not(loom))]
 pub mod ring_region;
 #[cfg(not(loom))]
+pub mod shares;
+#[cfg(not(loom))]
 pub mod slab;
 
 #[cfg(not(loom))]

@@ -16,6 +16,7 @@ use crate::chunk::Chunk;
 use crate::free_list::FreeList;
 use crate::region::{PAGE_BYTES, Region, RegionError};
 use crate::returned::{self, WORD_BITS};
+use crate::shares::HOLDERS_MAX;
 use std::sync::Arc;
 
 /// Chunk sizes of a slab at the most.
@@ -162,8 +163,25 @@ impl Slab {
         self.free.layout()
     }
 
+    /// From now on half of each class is kept in reserve, evenly for these holders (one bit each, the lowest
+    /// [`HOLDERS_MAX`]); what [`Slab::allocate_for`] gives to one of them leaves the others' reserves alone.
+    pub fn share_among(&mut self, holders: u32) {
+        self.collect();
+        self.free.share_among(holders);
+    }
+
     /// A chunk for `bytes` bytes, from the smallest class that has one free.
     pub fn allocate(&mut self, bytes: usize) -> Result<Chunk, SlabRefusal> {
+        self.allocate_by(bytes, None)
+    }
+
+    /// The same for a holder, within its share if there are shares.
+    pub fn allocate_for(&mut self, holder: u16, bytes: usize) -> Result<Chunk, SlabRefusal> {
+        assert!(usize::from(holder) < HOLDERS_MAX, "no such holder");
+        self.allocate_by(bytes, Some(usize::from(holder)))
+    }
+
+    fn allocate_by(&mut self, bytes: usize, holder: Option<usize>) -> Result<Chunk, SlabRefusal> {
         let bytes_max = self.layout().chunk_bytes_max();
         if bytes > bytes_max {
             return Err(SlabRefusal::TooLarge { bytes, bytes_max });
@@ -172,11 +190,17 @@ impl Slab {
         if self.allocations_to_collection == 0 || bytes >= COLLECT_ALWAYS_BYTES {
             self.collect();
         }
-        if let Some(index) = self.take(bytes) {
+        if let Some(index) = self.take(bytes, holder) {
             return Ok(self.chunk(index, bytes));
         }
         self.collect_wanting();
-        self.take(bytes).map(|index| self.chunk(index, bytes)).ok_or(SlabRefusal::Exhausted)
+        self.take(bytes, holder).map(|index| self.chunk(index, bytes)).ok_or(SlabRefusal::Exhausted)
+    }
+
+    /// Whether the holder has at most half of what it may have.
+    pub fn is_half_empty(&mut self, holder: u16) -> bool {
+        self.collect();
+        self.free.is_half_empty(usize::from(holder))
     }
 
     /// After [`SlabRefusal::Exhausted`]: whether a chunk has come back since, of whatever size.
@@ -194,10 +218,10 @@ impl Slab {
         Chunk::new(self.region.clone(), self.layout(), index, bytes)
     }
 
-    /// Takes a free chunk of the smallest class that fits and has one.
-    fn take(&mut self, bytes: usize) -> Option<u32> {
+    /// Takes a free chunk of the smallest class that fits and has one for the holder.
+    fn take(&mut self, bytes: usize, holder: Option<usize>) -> Option<u32> {
         loop {
-            let index = self.free.take(bytes)?;
+            let index = self.free.take_for(holder, bytes)?;
             // A chunk that is still in somebody's hands here was "returned" by a peer that never had it. It
             // is passed over; its true return comes later.
             if self.region.custody_in_use().begin(index) {
@@ -263,6 +287,32 @@ mod tests {
         assert_eq!(slab.allocate(1).err(), Some(SlabRefusal::Exhausted));
         drop(held);
         assert_eq!(slab.in_use(), 0);
+    }
+
+    // proves: T2
+    #[test]
+    fn one_holder_that_returns_nothing_leaves_the_others_their_reserve() {
+        let mut slab = Slab::create(SlabLayout::default()).unwrap();
+        slab.share_among(0b111);
+        let take_all = |slab: &mut Slab, holder: u16, bytes: usize| {
+            let mut held = Vec::new();
+            while let Ok(chunk) = slab.allocate_for(holder, bytes) {
+                held.push(chunk);
+            }
+            held
+        };
+        let hoard = take_all(&mut slab, 0, 64 << 10);
+        assert!(hoard.len() > 30, "beyond its reserve there is a pool for all");
+        for holder in [1, 2] {
+            let other = take_all(&mut slab, holder, 64 << 10);
+            assert!(other.len() >= 10, "holder {holder} found {} chunks", other.len());
+            drop(other);
+            assert!(slab.allocate_for(holder, 1 << 20).is_ok());
+        }
+        assert!(!slab.is_half_empty(0));
+        drop(hoard);
+        assert!(slab.is_half_empty(0));
+        assert_eq!(take_all(&mut slab, 1, 1).len(), 512 - 2 * 85 + 64 - 2 * 10 + 16 - 2 * 2 + 8 - 2);
     }
 
     #[test]

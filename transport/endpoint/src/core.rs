@@ -231,7 +231,7 @@ impl Core {
             && let Some(wire) = peer.wires[path.index()]
             && wire.kind == ProviderKind::Shm
         {
-            let chunk = self.providers.reserve(wire, length)?;
+            let chunk = self.providers.reserve(wire, client, length)?;
             return Ok(SendBuffer { chunk, placed: Some(path) });
         }
         self.allocate(length)
@@ -305,6 +305,7 @@ impl Core {
     pub fn open_client(&mut self, client: ClientId) {
         assert!(usize::from(client.0) < CLIENTS_MAX, "no such client number");
         self.clients |= 1 << client.0;
+        self.providers.share_among(self.clients);
         for at in 0..self.peers.len() {
             if self.peers[at].session.open(client) {
                 self.restart_rails(at, |_| true);

@@ -9,7 +9,7 @@ use crate::plan::ProviderKind;
 use crate::providers::Wire;
 use transport_buf::SlotCopy;
 use transport_proto::identity::{ClientId, Sequence};
-use transport_proto::session::FrameDrop;
+use transport_proto::session::{FrameDrop, Receipt};
 use transport_proto::window::{FragmentPlace, Offer, Retained};
 use transport_proto::wire::{DATA_BYTES_MAX, FLAG_REPLAY, FragmentExtension, FrameHeader, FrameType};
 use zerocopy::FromBytes;
@@ -28,6 +28,7 @@ pub(crate) fn reports<C: Clients>(core: &mut Core, clients: &mut C, kind: Provid
                 };
                 frame(core, clients, wire, &header, Inbox::bytes(&arena, control), data);
             }
+            Report::Shed(header) => shed(core, wire, &header),
             Report::Accepted(name) => core.on_accepted(wire, name),
             Report::Connected => core.on_connected(wire),
             Report::Established => core.on_established(wire),
@@ -101,23 +102,12 @@ fn frame<C: Clients>(
 ) {
     let Some(at) = core.speaker(wire) else { return greeting(core, wire, header, control) };
     let client = header.client();
-    let Core { peers, outgoing, notices, .. } = core;
-    let peer = &mut peers[at];
-    let to = peer.node;
-    let complete = |kept: Retained<OutgoingId>| {
-        let tag = outgoing.release(kept.message);
-        if tag != Tag::SILENT {
-            notices.push(Notice::Complete(Completion { client, to, tag, outcome: Outcome::Delivered }));
-        }
-    };
-    let receipt = match peer.session.receive(core.now, header, complete) {
+    let receipt = match receive(core, at, header) {
         Ok(receipt) => receipt,
         Err(FrameDrop::Overrun) => return fault(core, wire),
         Err(_) => return withhold(core, wire, data),
     };
-    if receipt.writable {
-        notices.push(Notice::Writable(to, client));
-    }
+    let peer = &mut core.peers[at];
     if header.flags & FLAG_REPLAY != 0 && peer.session.replay(client) > 0 {
         core.pump(at);
     }
@@ -134,6 +124,45 @@ fn frame<C: Clients>(
             ready(core, clients, at, client);
         }
         _ => {}
+    }
+}
+
+/// Has the session take in a frame, and notes for the clients what follows from it.
+#[inline]
+fn receive(core: &mut Core, at: usize, header: &FrameHeader) -> Result<Receipt, FrameDrop> {
+    let Core { peers, outgoing, notices, .. } = core;
+    let peer = &mut peers[at];
+    let (client, to) = (header.client(), peer.node);
+    let complete = |kept: Retained<OutgoingId>| {
+        let tag = outgoing.release(kept.message);
+        if tag != Tag::SILENT {
+            notices.push(Notice::Complete(Completion { client, to, tag, outcome: Outcome::Delivered }));
+        }
+    };
+    let receipt = peer.session.receive(core.now, header, complete)?;
+    if receipt.writable {
+        notices.push(Notice::Writable(to, client));
+    }
+    Ok(receipt)
+}
+
+/// A frame whose data found no memory: what it says besides counts, its message is asked for again.
+#[cold]
+fn shed(core: &mut Core, wire: Wire, header: &FrameHeader) {
+    let Some(at) = core.speaker(wire) else { return };
+    let (client, sequence) = (header.client(), header.sequence());
+    // It bears no message that could be next in order.
+    let bare = FrameHeader { frame_type: FrameType::Ack as u8, ..*header };
+    match receive(core, at, &bare) {
+        Ok(_) => {}
+        Err(FrameDrop::Overrun) => return fault(core, wire),
+        Err(_) => return,
+    }
+    let session = &mut core.peers[at].session;
+    let replays = header.flags & FLAG_REPLAY != 0 && session.replay(client) > 0;
+    session.shed(core.now, client, sequence);
+    if replays {
+        core.pump(at);
     }
 }
 
@@ -186,6 +215,10 @@ fn whole<C: Clients>(
 ) {
     let now = core.now;
     let session = &mut core.peers[at].session;
+    if wire.kind == ProviderKind::Tcp && matches!(data, Arrived::Chunk(_)) && session.has_gap(client) {
+        // It would hold memory that those before it need.
+        return session.shed(now, client, sequence);
+    }
     let Some(stream) = session.stream(client) else { return };
     match stream.receive.offer(sequence, Waiting::new(control, data.keep())) {
         Offer::Deliver(message) => {

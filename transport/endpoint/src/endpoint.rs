@@ -271,6 +271,7 @@ impl<C: Clients> Endpoint<C> {
         self.core.take_verdicts();
         self.core.tick_rails();
         self.core.collect_leases();
+        self.core.mend_gaps();
         self.core.send_acks();
         self.core.pump_stalled();
         dispatch::notices(&mut self.core, &mut self.clients);
@@ -394,6 +395,14 @@ impl Core {
         }
     }
 
+    /// Asks again for messages that were dropped for want of memory, once their clients have given some back.
+    #[inline]
+    fn mend_gaps(&mut self) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.session.has_gaps()) {
+            peer.session.mend_gaps(self.now, |client| self.providers.tcp.has_room_for(client.0));
+        }
+    }
+
     /// Sends the acknowledgements that are due by themselves.
     #[inline]
     pub(crate) fn send_acks(&mut self) {
@@ -427,7 +436,7 @@ impl Core {
             let may = peer.session.routes().any_up() && !peer.stalled;
             if may { peer.session.ack_deadline() } else { Time::NEVER }
         });
-        let stalled = self.peers.iter().any(|peer| peer.stalled);
+        let stalled = self.peers.iter().any(|peer| peer.stalled || peer.session.has_gaps());
         let retry = if stalled { self.now + Duration::from_millis(1) } else { Time::NEVER };
         acks.min().unwrap_or(Time::NEVER).min(self.rails_deadline).min(retry)
     }

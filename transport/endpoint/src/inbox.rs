@@ -11,7 +11,13 @@ pub(crate) enum Report {
     Accepted(RailName),
     Connected,
     Established,
-    Frame { header: FrameHeader, control: Span, data: Noted },
+    Frame {
+        header: FrameHeader,
+        control: Span,
+        data: Noted,
+    },
+    /// A frame without its data.
+    Shed(FrameHeader),
     Writable,
     Lost(RailFault),
 }
@@ -90,6 +96,10 @@ impl Sink for Inbox {
             Incoming::Chunk(chunk) => Noted::Chunk(chunk),
         };
         self.reports.push((connection, Report::Frame { header: *header, control, data }));
+    }
+
+    fn shed(&mut self, connection: ConnectionId, header: &FrameHeader) {
+        self.reports.push((connection, Report::Shed(*header)));
     }
 
     fn writable(&mut self, connection: ConnectionId) {

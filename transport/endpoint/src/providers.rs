@@ -5,6 +5,7 @@ use crate::plan::{ProviderKind, RailAddress};
 use mio::{Registry, Token};
 use std::io;
 use transport_buf::Chunk;
+use transport_proto::identity::ClientId;
 use transport_proto::time::Time;
 use transport_proto::wire::FrameHeader;
 use transport_provider::{
@@ -95,8 +96,22 @@ impl Providers {
         each!(self, wire.kind, provider => provider.close(wire.connection));
     }
 
-    pub(crate) fn reserve(&mut self, wire: Wire, length: usize) -> Result<Chunk, PostRefusal> {
-        each!(self, wire.kind, provider => provider.reserve(wire.connection, length))
+    pub(crate) fn reserve(
+        &mut self,
+        wire: Wire,
+        client: ClientId,
+        length: usize,
+    ) -> Result<Chunk, PostRefusal> {
+        match wire.kind {
+            ProviderKind::Shm => self.shm.reserve_for(wire.connection, client.0, length),
+            ProviderKind::Tcp => self.tcp.reserve(wire.connection, length),
+        }
+    }
+
+    /// Memory for what comes in is shared among these clients, one bit each.
+    pub(crate) fn share_among(&mut self, clients: u32) {
+        self.shm.share_among(clients);
+        self.tcp.share_among(clients);
     }
 
     #[inline]

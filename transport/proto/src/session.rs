@@ -11,6 +11,9 @@
 //! A message is known by a handle of the reactor's choosing: `M` on its way out, `H` while it waits on its
 //! way in.
 
+mod gap;
+
+use self::gap::Gap;
 use crate::identity::{CLIENTS_MAX, ClientId, Epoch, Incarnation, NodeId, Path, Sequence};
 use crate::route::{Routes, Spread, fragment_range};
 use crate::time::Time;
@@ -101,6 +104,8 @@ pub struct Stream<M, H> {
     credit_told: u64,
     /// The peer is to be asked to send again.
     asks_replay: bool,
+    /// Messages were dropped for want of memory.
+    gap: Option<Gap>,
 }
 
 impl<M, H> Default for Stream<M, H> {
@@ -113,6 +118,7 @@ impl<M, H> Default for Stream<M, H> {
             ack_due: Time::NEVER,
             credit_told: WINDOW as u64,
             asks_replay: false,
+            gap: None,
         }
     }
 }
@@ -186,6 +192,8 @@ pub struct Session<M, H> {
     streams: [Option<Box<Stream<M, H>>>; CLIENTS_MAX],
     /// Bit per client whose peer is owed an acknowledgement or credit.
     owing: u32,
+    /// Bit per client of which messages were dropped for want of memory.
+    gaps: u32,
     counters: SessionCounters,
 }
 
@@ -206,6 +214,7 @@ impl<M, H> Session<M, H> {
             unopened: 0,
             streams: core::array::from_fn(|_| None),
             owing: 0,
+            gaps: 0,
             counters: SessionCounters::default(),
         }
     }
@@ -632,5 +641,6 @@ impl<M, H> Session<M, H> {
         self.asks_replay = false;
         self.unopened = 0;
         self.owing = 0;
+        self.gaps = 0;
     }
 }

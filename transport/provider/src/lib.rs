@@ -51,6 +51,12 @@ pub trait Sink {
     /// A frame arrived. `header` is checked by [`FrameHeader::check`] and, where the provider has a wire, by
     /// its checksum. `control` is a private copy, safe to check and then use.
     fn frame(&mut self, connection: ConnectionId, header: &FrameHeader, control: &[u8], data: Incoming<'_>);
+    /// A frame arrived whose data found no memory for long: they were taken off the stream and dropped, so
+    /// that what follows is not kept waiting. `header` is checked. Only from a provider that was told to
+    /// share its memory among clients; the session has such a message sent again.
+    fn shed(&mut self, connection: ConnectionId, header: &FrameHeader) {
+        let _ = (connection, header);
+    }
     /// A post that was refused with [`PostRefusal::Full`] or [`PostRefusal::NoMemory`] may succeed now.
     fn writable(&mut self, connection: ConnectionId);
     /// The connection is dead, whatever it carried is lost or has arrived, nothing more comes from it. Its id

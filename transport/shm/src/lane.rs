@@ -113,9 +113,14 @@ impl Lane {
         &self.own_bell
     }
 
-    /// A chunk in the peer's memory.
-    pub(crate) fn reserve(&mut self, length: usize) -> Result<Chunk, PostRefusal> {
-        self.peer_slab.allocate(length).map_err(|refusal| match refusal {
+    /// The peer's memory is shared among these clients from now on.
+    pub(crate) fn share_among(&mut self, clients: u32) {
+        self.peer_slab.share_among(clients);
+    }
+
+    /// A chunk in the peer's memory, within the client's share.
+    pub(crate) fn reserve(&mut self, client: u16, length: usize) -> Result<Chunk, PostRefusal> {
+        self.peer_slab.allocate_for(client, length).map_err(|refusal| match refusal {
             SlabRefusal::Exhausted => {
                 self.waits_for_chunk = true;
                 PostRefusal::NoMemory
@@ -170,7 +175,7 @@ impl Lane {
         let index = match data.payload {
             Payload::Placed(chunk) if in_place => chunk.index(),
             _ => {
-                let mut chunk = self.reserve(data.len())?;
+                let mut chunk = self.reserve(header.client.get(), data.len())?;
                 data.copy_to(chunk.as_mut());
                 chunk.give_away()
             }

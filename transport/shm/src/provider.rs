@@ -84,6 +84,8 @@ pub struct ShmProvider {
     statistics: Statistics,
     /// Where [`Provider::poll`] puts the frame that it reports.
     copy: SlotCopy,
+    /// Bit per client among whom each peer's memory is shared; none: it is not.
+    clients: u32,
 }
 
 impl ShmProvider {
@@ -105,7 +107,38 @@ impl ShmProvider {
             retired: Vec::new(),
             statistics: Statistics::default(),
             copy: SlotCopy::default(),
+            clients: 0,
         }
+    }
+
+    /// Each peer's memory is shared among these clients (one bit each), so that one whose leases are held
+    /// long leaves the others theirs (SPEC T2).
+    pub fn share_among(&mut self, clients: u32) {
+        self.clients = clients;
+        let lanes = self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut()?.lane.as_mut());
+        lanes.for_each(|lane| lane.share_among(clients));
+    }
+
+    /// As [`Provider::reserve`], within the client's share.
+    pub fn reserve_for(
+        &mut self,
+        id: ConnectionId,
+        client: u16,
+        length: usize,
+    ) -> Result<Chunk, PostRefusal> {
+        let Some(connection) = self.connection(id) else { return Err(PostRefusal::NotConnected) };
+        if !connection.is_open() {
+            return Err(PostRefusal::NotConnected);
+        }
+        let Some(lane) = &mut connection.lane else { return Err(PostRefusal::NotConnected) };
+        if length > DATA_BYTES_MAX {
+            return Err(PostRefusal::TooLarge);
+        }
+        let chunk = lane.reserve(client, length);
+        if lane.waits() {
+            self.waiting |= 1 << id.slot();
+        }
+        chunk
     }
 
     /// The shorter way of a frame to a reactor that acts on each at once and posts meanwhile, in place of
@@ -290,6 +323,12 @@ impl ShmProvider {
 
     /// The lane has just opened.
     fn opened(&mut self, slot: usize, sink: &mut impl Sink) -> usize {
+        let clients = self.clients;
+        if clients != 0
+            && let Some(lane) = self.lane(slot)
+        {
+            lane.share_among(clients);
+        }
         let Some(connection) = &self.slots[slot].connection else { return 0 };
         let Some(lane) = &connection.lane else { return 0 };
         let id = connection.id;
@@ -499,19 +538,7 @@ impl Provider for ShmProvider {
     }
 
     fn reserve(&mut self, id: ConnectionId, length: usize) -> Result<Chunk, PostRefusal> {
-        let Some(connection) = self.connection(id) else { return Err(PostRefusal::NotConnected) };
-        if !connection.is_open() {
-            return Err(PostRefusal::NotConnected);
-        }
-        let Some(lane) = &mut connection.lane else { return Err(PostRefusal::NotConnected) };
-        if length > DATA_BYTES_MAX {
-            return Err(PostRefusal::TooLarge);
-        }
-        let chunk = lane.reserve(length);
-        if lane.waits() {
-            self.waiting |= 1 << id.slot();
-        }
-        chunk
+        self.reserve_for(id, 0, length)
     }
 
     #[inline]

@@ -7,6 +7,7 @@ use crate::writer::{Drain, FrameWriter, RING_BYTES};
 use mio::net::TcpStream;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 use transport_buf::Slab;
 use transport_proto::time::Time;
 use transport_provider::{ConnectionId, RailFault, RailName, Sink};
@@ -33,6 +34,31 @@ pub(crate) enum Stall {
     Establish,
 }
 
+/// The memory that all connections receive into, and who has none of it left.
+pub(crate) struct Pool<'a> {
+    pub(crate) slab: &'a mut Slab,
+    /// Bit per client whose data parts are dropped.
+    pub(crate) shedding: &'a mut u32,
+    /// The slab is shared among clients. If not, a connection waits for memory as long as it takes.
+    pub(crate) shared: bool,
+    /// Data parts dropped.
+    pub(crate) shed: u64,
+    pub(crate) now: Time,
+}
+
+/// How long one client may keep a connection, which carries all clients' frames, waiting for memory.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+impl Pool<'_> {
+    /// Whether a client that has found no memory since then is to go without.
+    fn sheds(&mut self, client: u16, since: Time) -> bool {
+        if self.shared && self.now.since(since) >= PATIENCE {
+            *self.shedding |= 1 << client;
+        }
+        *self.shedding & (1 << client) != 0
+    }
+}
+
 /// Why a connection must end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
@@ -47,6 +73,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) phase: Phase,
     pub(crate) stall: Stall,
+    /// Since when: the last frame before.
+    pub(crate) stalled_at: Time,
     pub(crate) reader: FrameReader,
     pub(crate) writer: FrameWriter,
     /// `mio` said readable and no read has found nothing since.
@@ -95,6 +123,7 @@ impl Connection {
             peer,
             phase,
             stall: Stall::None,
+            stalled_at: Time::default(),
             reader: FrameReader::new(),
             writer: FrameWriter::new(options.queue_bytes_max, stamp),
             readable: false,
@@ -126,7 +155,7 @@ impl Connection {
 
     /// Reads and delivers what there is, up to a limit. Returns the number of reports and how it must end, if
     /// so.
-    pub(crate) fn serve(&mut self, pool: &mut Slab, sink: &mut impl Sink) -> (usize, Option<End>) {
+    pub(crate) fn serve(&mut self, pool: &mut Pool<'_>, sink: &mut impl Sink) -> (usize, Option<End>) {
         let mut reports = 0;
         if self.stall != Stall::None {
             match self.deliver(pool, sink) {
@@ -171,12 +200,19 @@ impl Connection {
     }
 
     /// Delivers the frames that are whole.
-    fn deliver(&mut self, pool: &mut Slab, sink: &mut impl Sink) -> Result<usize, TcpFault> {
+    fn deliver(&mut self, pool: &mut Pool<'_>, sink: &mut impl Sink) -> Result<usize, TcpFault> {
         let mut reports = 0;
         loop {
-            match self.reader.next(pool, self.phase == Phase::Established)? {
+            match self.reader.next(pool.slab, self.phase == Phase::Established)? {
                 Step::Frame { header, control, data } => {
                     sink.frame(self.id, &header, control, data);
+                    self.stalled_at = pool.now;
+                    reports += 1;
+                }
+                Step::Shed { header } => {
+                    sink.shed(self.id, &header);
+                    self.stalled_at = pool.now;
+                    pool.shed += 1;
                     reports += 1;
                 }
                 Step::NeedBytes => {
@@ -186,9 +222,14 @@ impl Connection {
                     }
                     return Ok(reports);
                 }
-                Step::NeedMemory => {
-                    self.stall = Stall::Memory;
-                    return Ok(reports);
+                Step::NeedMemory { client } => {
+                    if self.stall != Stall::Memory {
+                        (self.stall, self.stalled_at) = (Stall::Memory, pool.now);
+                    }
+                    if !pool.sheds(client, self.stalled_at) {
+                        return Ok(reports);
+                    }
+                    self.reader.shed();
                 }
                 Step::NeedEstablish => {
                     self.stall = Stall::Establish;

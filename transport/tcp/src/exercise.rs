@@ -82,7 +82,8 @@ fn take_frames(
                 frames.push((header, control.to_vec(), data.bytes().to_vec()));
             }
             Step::NeedBytes => return Ok(true),
-            Step::NeedMemory | Step::NeedEstablish => return Ok(false),
+            Step::Shed { .. } => {}
+            Step::NeedMemory { .. } | Step::NeedEstablish => return Ok(false),
         }
     }
 }

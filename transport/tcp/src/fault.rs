@@ -60,6 +60,8 @@ pub struct TcpFaults {
     pub turned_away: u64,
     /// Times that a connection had to wait for receive memory.
     pub starved: u64,
+    /// Data parts dropped since their client held all the receive memory that it may hold; sent again later.
+    pub shed: u64,
     /// The last fault of protocol.
     pub last: Option<TcpFaultReport>,
 }

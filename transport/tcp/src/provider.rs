@@ -8,7 +8,7 @@
 //! long as one is, `arm` refuses to sleep; what arrives after such a read raises a new event, also when a
 //! direct read takes it first (then the event is stale and costs one more read).
 
-use crate::connection::{CONNECTION_BYTES, Connection, End, Phase, Refused, Stall};
+use crate::connection::{CONNECTION_BYTES, Connection, End, Phase, Pool, Refused, Stall};
 use crate::fault::{TcpFaultReport, TcpFaults};
 use crate::options::TcpOptions;
 use crate::table::{Slot, Table};
@@ -50,6 +50,9 @@ pub struct TcpProvider {
     /// The readable while they are worked on; kept for its memory.
     readable_now: Vec<Slot>,
     faults: TcpFaults,
+    /// Bit per client whose data parts are dropped, since it holds all the memory that it may hold.
+    shedding: u32,
+    shared: bool,
 }
 
 impl TcpProvider {
@@ -67,7 +70,27 @@ impl TcpProvider {
             now: Time::default(),
             readable_now: Vec::with_capacity(CONNECTIONS_MAX),
             faults: TcpFaults::default(),
+            shedding: 0,
+            shared: false,
         })
+    }
+
+    /// The memory for what comes in is shared among these clients (one bit each), so that one whose leases
+    /// are held long leaves the others theirs (SPEC T2). Since a connection carries the frames of all, data
+    /// parts of a client that has had no memory for a while are dropped ([`Sink::shed`]) until
+    /// [`TcpProvider::has_room_for`] says that it has given enough back.
+    pub fn share_among(&mut self, clients: u32) {
+        self.receive.share_among(clients);
+        self.shared = true;
+    }
+
+    /// Whether what was dropped of this client may come again: it has given back half of what it may hold.
+    pub fn has_room_for(&mut self, client: u16) -> bool {
+        let room = self.receive.is_half_empty(client);
+        if room {
+            self.shedding &= !(1 << client);
+        }
+        room
     }
 
     /// What peers did wrong so far.
@@ -163,7 +186,10 @@ impl TcpProvider {
             return 0;
         }
         let stall_before = connection.stall;
-        let (reports, end) = connection.serve(&mut self.receive, sink);
+        let (slab, shedding) = (&mut self.receive, &mut self.shedding);
+        let mut pool = Pool { slab, shedding, shared: self.shared, shed: 0, now: self.now };
+        let (reports, end) = connection.serve(&mut pool, sink);
+        self.faults.shed += pool.shed;
         let stall = connection.stall;
         if let Some(end) = end {
             self.end(slot, end, sink);

@@ -50,10 +50,19 @@ pub enum Step<'a> {
         /// Data part.
         data: Incoming<'a>,
     },
+    /// A checked frame whose data part was dropped ([`FrameReader::shed`]).
+    Shed {
+        /// As it was posted, but for stamp and checksum.
+        header: FrameHeader,
+    },
     /// Read again.
     NeedBytes,
-    /// The data part that begins needs a chunk and there is none: try again when chunks have returned.
-    NeedMemory,
+    /// The data part that begins needs a chunk and there is none for its client: try again when chunks have
+    /// returned.
+    NeedMemory {
+        /// The client.
+        client: u16,
+    },
     /// The data part that begins may be taken only from an authenticated peer: try again after that.
     NeedEstablish,
 }
@@ -62,6 +71,13 @@ pub enum Step<'a> {
 struct Filling {
     chunk: Chunk,
     filled: usize,
+}
+
+/// A data part on its way to nowhere.
+struct Shedding {
+    left: usize,
+    /// Checksum so far.
+    sum: u32,
 }
 
 /// The receiving half of a connection.
@@ -73,6 +89,7 @@ pub struct FrameReader {
     header: FrameHeader,
     control: [u8; CONTROL_PART_MAX],
     filling: Option<Filling>,
+    shedding: Option<Shedding>,
     /// Position of the next frame on this connection.
     position: u64,
     bulk: bool,
@@ -94,6 +111,7 @@ impl FrameReader {
             header: FrameHeader::new(transport_proto::wire::FrameType::Data),
             control: [0; CONTROL_PART_MAX],
             filling: None,
+            shedding: None,
             position: 1,
             bulk: false,
         }
@@ -101,7 +119,7 @@ impl FrameReader {
 
     /// Whether the bytes so far end inside a frame.
     pub fn is_inside_frame(&self) -> bool {
-        self.filling.is_some() || self.start != self.end
+        self.filling.is_some() || self.shedding.is_some() || self.start != self.end
     }
 
     /// Reads once. Call [`FrameReader::next`] until it needs bytes before the next call.
@@ -155,6 +173,9 @@ impl FrameReader {
         if self.filling.is_some() {
             return self.finish_filling();
         }
+        if self.shedding.is_some() {
+            return self.finish_shedding();
+        }
         let bytes = &self.buffer[self.start..self.end];
         if bytes.len() < HEADER_BYTES {
             return self.check_beginning();
@@ -189,7 +210,10 @@ impl FrameReader {
         if !established {
             return Ok(Step::NeedEstablish);
         }
-        let Ok(mut chunk) = pool.allocate(data_length) else { return Ok(Step::NeedMemory) };
+        let client = header.client.get();
+        let Ok(mut chunk) = pool.allocate_for(client, data_length) else {
+            return Ok(Step::NeedMemory { client });
+        };
         self.control[..control_end - HEADER_BYTES].copy_from_slice(&bytes[HEADER_BYTES..control_end]);
         let filled = data_length.min(bytes.len() - control_end);
         chunk.as_mut()[..filled].copy_from_slice(&bytes[control_end..control_end + filled]);
@@ -203,7 +227,45 @@ impl FrameReader {
     /// Whether the chunk that [`Step::NeedMemory`] asked for can be had by now.
     pub fn is_memory_there(&self, pool: &mut Slab) -> bool {
         let header = FrameHeader::parse(&self.buffer[self.start..self.end]);
-        header.is_ok_and(|header| pool.allocate(header.data_length.get() as usize).is_ok())
+        let bytes = |header: &FrameHeader| header.data_length.get() as usize;
+        header.is_ok_and(|header| pool.allocate_for(header.client.get(), bytes(&header)).is_ok())
+    }
+
+    /// After [`Step::NeedMemory`]: the frame's data part is dropped as it comes, and
+    /// [`FrameReader::next`] goes on. At the end it says [`Step::Shed`].
+    pub fn shed(&mut self) {
+        let bytes = &self.buffer[self.start..self.end];
+        let Ok(header) = FrameHeader::parse(bytes) else { return };
+        let control_length = usize::from(header.control_length.get());
+        let control = &bytes[HEADER_BYTES..HEADER_BYTES + control_length];
+        self.shedding =
+            Some(Shedding { left: header.data_length.get() as usize, sum: checksum(&header, control, &[]) });
+        self.header = header;
+        self.start += HEADER_BYTES + control_length;
+        // What is dropped is read by the buffer, in large pieces.
+        self.bulk = false;
+    }
+
+    fn finish_shedding(&mut self) -> Result<Step<'_>, TcpFault> {
+        let Some(shedding) = &mut self.shedding else { return Ok(Step::NeedBytes) };
+        let count = shedding.left.min(self.end - self.start);
+        let dropped = &self.buffer[self.start..self.start + count];
+        if self.header.flags & FLAG_DATA_CRC != 0 && count > 0 {
+            shedding.sum = crc32c::crc32c_append(shedding.sum, dropped);
+        }
+        (self.start, shedding.left) = (self.start + count, shedding.left - count);
+        if shedding.left > 0 {
+            return Ok(Step::NeedBytes);
+        }
+        let sum = shedding.sum;
+        self.shedding = None;
+        let mut header = self.header;
+        if sum != header.crc32c.get() {
+            return Err(TcpFault::Frame(FrameFault::Checksum));
+        }
+        check_position(&mut header, self.position)?;
+        self.position += 1;
+        Ok(Step::Shed { header })
     }
 
     /// Fewer bytes than a header: what is wrong already is told at once, so that a stranger is not waited
@@ -236,6 +298,10 @@ impl FrameReader {
 fn check_frame(header: &mut FrameHeader, expected: u64, control: &[u8], data: &[u8]) -> Result<(), TcpFault> {
     let covers_data = header.flags & FLAG_DATA_CRC != 0;
     check_checksum(header, control, if covers_data { data } else { &[] })?;
+    check_position(header, expected)
+}
+
+fn check_position(header: &mut FrameHeader, expected: u64) -> Result<(), TcpFault> {
     header.flags &= !FLAG_DATA_CRC;
     let found = header.rail_stamp.get() & ((1 << 48) - 1);
     if found == expected { Ok(()) } else { Err(TcpFault::Position { expected, found }) }

@@ -219,6 +219,36 @@ fn bulk_is_read_into_its_chunk_and_only_its_head_through_the_buffer() {
     assert_eq!(watched.first_places[2..5], [LENGTH - (512 - head); 3]);
 }
 
+// proves: T2
+#[test]
+fn a_data_part_without_memory_is_dropped_and_the_stream_goes_on_behind_it() {
+    let messages: Vec<Message> =
+        [300_000, 20, 300_000, 5000].map(|length| (pattern(7, 16), pattern(9, length))).into();
+    for data_checksum in [false, true] {
+        let stream = stream_of(&messages, data_checksum);
+        let mut stream = stream.as_slice();
+        let (mut reader, mut pool) = (FrameReader::new(), pool());
+        let hoard: Vec<_> = core::iter::from_fn(|| pool.allocate(300_000).ok()).collect();
+        let mut heard = Vec::new();
+        while reader.fill(&mut stream).unwrap() != Fill::End {
+            loop {
+                match reader.next(&mut pool, true).unwrap() {
+                    Step::NeedMemory { client: 0 } => reader.shed(),
+                    Step::Shed { header } => heard.push((header.sequence.get(), None)),
+                    Step::Frame { header, data, .. } => {
+                        heard.push((header.sequence.get(), Some(data.bytes().to_vec())));
+                    }
+                    Step::NeedBytes => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let whole = |at: usize| Some(messages[at].1.clone());
+        assert_eq!(heard, [(1, None), (2, whole(1)), (3, None), (4, whole(3))]);
+        drop(hoard);
+    }
+}
+
 /// Takes a few bytes a call, and nothing at every third.
 struct Trickle {
     taken: Vec<u8>,
