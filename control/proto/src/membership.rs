@@ -136,6 +136,12 @@ pub enum Input {
     HeardOf(Epoch),
     /// This configuration number, or a higher one, was used by an earlier cluster: go above.
     EpochSpent(Epoch),
+    /// A node said by a distress signal that this life of it stops in order and has fenced itself: it is out
+    /// at once. One that fails goes by [`Change::Distress`] instead, and a tombstone stays.
+    Ended(Member),
+    /// A node said that this life of it is about to stop: its silence needs no suspect time. It may still
+    /// hold a lease, which is waited for.
+    Ending(Member),
     /// This node is to stop in good order.
     Leave,
     /// This node, removed before, begins a new life, later than all before.
@@ -297,6 +303,8 @@ impl<R: ProtocolRules> Membership<R> {
             Input::PathMended(path) => self.report(path, false),
             Input::HeardOf(number) => self.heard_of = self.heard_of.max(number),
             Input::EpochSpent(number) => self.floor = self.floor.max(number),
+            Input::Ended(member) => self.hear_of_end(member, true),
+            Input::Ending(member) => self.hear_of_end(member, false),
             Input::Leave => (self.leaving, self.status_due) = (true, self.now),
             Input::Reincarnate(incarnation) => {
                 assert!(incarnation > self.incarnation, "a life must be later than the one before");
@@ -389,6 +397,14 @@ impl<R: ProtocolRules> Membership<R> {
 
     fn is_hung(&self, age: Duration) -> bool {
         age >= self.log.times.hung_disk
+    }
+
+    fn hear_of_end(&mut self, member: Member, has_ended: bool) {
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == member.node) else { return };
+        let known = if has_ended { &mut peer.ended } else { &mut peer.ending };
+        *known = (*known).max(member.incarnation);
+        // The leader may not have heard it, and counts on the word of everyone who reaches that node.
+        self.status_due = self.now;
     }
 
     fn report(&mut self, path: BrokenPath, broken: bool) {

@@ -182,6 +182,36 @@ fn three_nodes_that_meet_form_one_membership_without_waiting() {
     assert_eq!(trio.causes, [1, 2, 3].map(|node| (NodeId(node), Why::Joined)));
 }
 
+// proves: D4
+#[test]
+fn a_node_that_says_it_has_fenced_itself_is_out_at_once_and_an_earlier_life_says_nothing() {
+    let mut trio = Trio::formed();
+    let life = trio.machines[2].me();
+    let earlier = Member { incarnation: Incarnation(life.incarnation.0 - 1), ..life };
+    trio.settle(100, vec![(0, Input::Ended(earlier)), (1, Input::Ended(earlier))]);
+    assert_eq!(trio.members(), [1, 2, 3]);
+    trio.settle(101, vec![(0, Input::Ended(life)), (1, Input::Ended(life))]);
+    assert_eq!(trio.members(), [1, 2], "no time has passed, and it is still heard");
+    assert!(trio.causes.contains(&(NodeId(3), Why::Left)));
+}
+
+// proves: D4
+#[test]
+fn a_node_that_announced_its_end_is_in_while_it_may_hold_a_lease() {
+    let mut trio = Trio::formed();
+    trio.until(100);
+    let life = trio.machines[2].me();
+    trio.settle(100, vec![(0, Input::Ending(life)), (1, Input::Ending(life))]);
+    trio.until(300);
+    assert_eq!(trio.members(), [1, 2, 3], "it serves until it has fenced itself");
+    trio.lose(300, 2);
+    let holds_until = trio.machines[2].lease_until();
+    trio.until(holds_until.0 / MS - 1);
+    assert_eq!(trio.members(), [1, 2, 3]);
+    trio.until(300 + 1500);
+    assert_eq!(trio.members(), [1, 2]);
+}
+
 // proves: C3 C6
 #[test]
 fn a_silent_node_closes_its_gates_before_the_others_go_on_without_it() {

@@ -80,6 +80,7 @@ impl<R: ProtocolRules> Membership<R> {
         match peer {
             None => Why::Left,
             Some(peer) if peer.incarnation > gone.incarnation => Why::Restarted,
+            Some(peer) if gone.incarnation <= peer.ended => Why::Left,
             Some(peer) => match &peer.status {
                 Some(status) if status.leaving => Why::Left,
                 Some(status) if self.is_hung(status.oldest_io) => self.hung(status.oldest_io),
