@@ -16,6 +16,15 @@ pub(crate) enum Action {
     Run(RunArguments),
     /// An interactive shell in the laboratory.
     Shell(ShellArguments),
+    /// Tell which way the laboratory takes on this machine, what is missing, and what installs it.
+    Doctor(DoctorArguments),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct DoctorArguments {
+    /// Bring together now what the first run would fetch, and try it.
+    #[arg(long)]
+    pub(crate) fetch: bool,
 }
 
 #[derive(clap::Args)]

@@ -6,7 +6,7 @@ mod terminal;
 use anyhow::Context;
 use arguments::{Action, RunArguments};
 use fixtures_faults::FaultPlan;
-use fixtures_lab::vm::{Lab, LabFault, LabOptions, Streams};
+use fixtures_lab::vm::{Diagnosis, Lab, LabFault, LabOptions, Streams};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -18,6 +18,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.action {
         Action::Run(arguments) => run_program(arguments),
         Action::Shell(arguments) => shell(arguments),
+        Action::Doctor(arguments) => doctor(&arguments),
     }
 }
 
@@ -42,6 +43,12 @@ fn shell(arguments: arguments::ShellArguments) -> anyhow::Result<ExitCode> {
     let ended = guest.wait();
     drop(raw);
     Ok(exit_code(ended?))
+}
+
+fn doctor(arguments: &arguments::DoctorArguments) -> anyhow::Result<ExitCode> {
+    let diagnosis = Diagnosis::make(arguments.fetch)?;
+    println!("{diagnosis}");
+    Ok(if diagnosis.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn exit_code(code: i32) -> ExitCode {

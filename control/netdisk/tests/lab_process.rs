@@ -1,0 +1,91 @@
+//! `netdisk lab` as a person calls it.
+
+use fixtures_lab::{Folder, Program, skipped, until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn netdisk() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netdisk"));
+    command.env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+fn lab(words: &[&str]) -> Output {
+    netdisk().arg("lab").args(words).output().expect("netdisk starts")
+}
+
+/// Whether the laboratory's parts are to be had here; if not, that is said loudly.
+#[track_caller]
+fn has_lab() -> bool {
+    let doctor = lab(&["doctor", "--fetch"]);
+    if !doctor.status.success() {
+        skipped(&format!("no soft-RoCE laboratory here:\n{}", String::from_utf8_lossy(&doctor.stdout)));
+    }
+    doctor.status.success()
+}
+
+// proves: F1
+#[test]
+fn one_command_runs_a_program_and_gives_back_its_output_and_code() {
+    if !has_lab() {
+        return;
+    }
+    let folder = Folder::new();
+    let plan = folder.join("plan.toml");
+    let text = "[[fault]]\nat_us = 0\nlasts_us = 1\nsubject = \"kill\"\nnode = 1\n";
+    std::fs::write(&plan, text).expect("a file");
+    let script = "echo out; echo err >&2; exit 5";
+    let plan = plan.display().to_string();
+    let done = lab(&["run", "--rails", "1", "--faults", &plan, "--", "sh", "-c", script]);
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert_eq!((done.status.code(), out.as_ref()), (Some(5), "out\n"), "{err}");
+    assert!(err.contains("NOT CARRIED OUT") && err.contains("node 1 is killed"), "{err}");
+    assert!(err.ends_with("err\n"), "{err}");
+}
+
+// proves: F1
+#[test]
+fn a_killed_netdisk_leaves_no_emulator_behind() {
+    if !has_lab() {
+        return;
+    }
+    let mut command = netdisk();
+    command.args(["lab", "run", "--rails", "1", "--", "sh", "-c", "echo up; sleep 1000"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("netdisk starts");
+    let mut up = [0; 3];
+    child.stdout.take().expect("piped").read_exact(&mut up).expect("the program in the guest speaks");
+    assert_eq!(&up, b"up\n");
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let emulator = std::fs::read_to_string(children).expect("its children");
+    let emulator = format!("/proc/{}", emulator.trim());
+    assert!(Path::new(&emulator).is_dir(), "no emulator at {emulator}");
+    kill_process(Pid::from_child(&child), Signal::KILL).expect("a child of ours");
+    child.wait().expect("a child of ours");
+    let is_gone = || {
+        let state = std::fs::read_to_string(format!("{emulator}/status")).unwrap_or_default();
+        (state.is_empty() || state.contains("State:\tZ")).then_some(())
+    };
+    until("the emulator has gone with its parent", is_gone);
+}
+
+#[test]
+fn bad_arguments_are_refused_with_what_is_possible() {
+    let cases: [(&[&str], &str); 8] = [
+        (&["run"], "PROGRAM"),
+        (&["run", "--hosts", "0", "--", "true"], "1 to 16"),
+        (&["run", "--rails", "9", "--", "true"], "1 to 8"),
+        (&["run", "--ram", "lots", "--", "true"], "512M"),
+        (&["run", "--ram", "1M", "--", "true"], "at least 512M"),
+        (&["run", "--memlock", "much", "--", "true"], "64K"),
+        (&["run", "--share", "/no/such/folder", "--", "true"], "/no/such/folder"),
+        (&["run", "--faults", "/no/such/plan", "--", "true"], "/no/such/plan"),
+    ];
+    for (words, hint) in cases {
+        let done = lab(words);
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && err.contains(hint), "{words:?} should say {hint}: {err}");
+    }
+    assert!(Program::at(env!("CARGO_BIN_EXE_netdisk")).run(&["lab", "--help"]).status.success());
+}
