@@ -21,17 +21,28 @@ pub(crate) struct RailKeeper {
 }
 
 impl RailKeeper {
-    /// Sets everything up for the first time; an address that cannot be used is a refusal.
+    /// Sets everything up for the first time. An address that somebody else uses is a refusal; one that
+    /// cannot be used otherwise is tried again.
     pub(crate) fn start(
         core: &mut Core,
         rows: &ClusterRows,
         node: NodeId,
     ) -> Result<RailKeeper, ListenRefusal> {
         let plans = peer_plans(rows, node);
+        let mut again_at = None;
         for plan in &plans {
-            core.set_peer(plan)?;
+            match core.set_peer(plan) {
+                Ok(()) => {}
+                // Somebody lives there: most likely this very node, started twice.
+                Err(refusal @ ListenRefusal::InUse { .. }) => return Err(refusal),
+                // One rail that cannot be used does not keep the node from its others.
+                Err(refusal) => {
+                    tracing::error!(peer = plan.node.0, "{refusal}; trying again");
+                    again_at = Some(Instant::now() + LISTEN_AGAIN);
+                }
+            }
         }
-        Ok(RailKeeper { node, plans, again_at: None })
+        Ok(RailKeeper { node, plans, again_at })
     }
 
     /// Brings transport and monitor in line with rows that changed. What did not change is not touched.

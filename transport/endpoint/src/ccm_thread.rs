@@ -54,6 +54,12 @@ pub enum MonitorRefusal {
     System(io::Error),
 }
 
+impl MonitorRefusal {
+    fn is_in_use(&self) -> bool {
+        matches!(self, MonitorRefusal::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
 impl fmt::Display for MonitorRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -143,7 +149,15 @@ impl MonitorThread {
             outputs: Vec::new(),
             unbound: None,
         };
-        watch.watch(rails)?;
+        match watch.watch(rails) {
+            // One rail that cannot be used does not keep the node from its others. An address in use is
+            // another matter: most likely this very node, started twice.
+            Err(refusal @ MonitorRefusal::Bind { .. }) if !refusal.is_in_use() => {
+                tracing::error!("{refusal}; trying again");
+                watch.unbound = Some(watch.now() + BIND_AGAIN);
+            }
+            bound => bound?,
+        }
         let thread = std::thread::Builder::new()
             .name("netdisk-ccm".into())
             .spawn(move || watch.run())

@@ -116,7 +116,8 @@ impl Core {
     }
 
     /// Brings the listeners in line with the rails: one per local address on which a peer with a higher id
-    /// dials.
+    /// dials. The first address that cannot be listened on is reported; all others are served, and the next
+    /// call tries it again.
     fn listen(&mut self) -> Result<(), ListenRefusal> {
         let mut wanted: Vec<(Path, RailAddress)> = Vec::new();
         for peer in self.peers.iter().filter(|peer| peer.node > self.node) {
@@ -135,6 +136,7 @@ impl Core {
             }
             keep
         });
+        let mut refused = Ok(());
         for (path, address) in wanted {
             let known =
                 self.listeners.iter().any(|known| known.name.path == path && known.address == address);
@@ -143,11 +145,20 @@ impl Core {
                 let taken = |number| self.listeners.iter().any(|known| known.name.peer == NodeId(number));
                 let number = (0..u16::MAX).rev().find(|number| !taken(*number)).unwrap_or(0);
                 let name = RailName { peer: NodeId(number), path };
-                self.providers.listen(name, &address)?;
-                self.listeners.push(Listener { name, address });
+                match self.providers.listen(name, &address) {
+                    Ok(()) => self.listeners.push(Listener { name, address }),
+                    Err(refusal) => refused = refused.and(Err(refusal)),
+                }
             }
         }
-        Ok(())
+        refused
+    }
+
+    /// Whether peers can call at this end of a rail, or need not since this side calls.
+    pub(crate) fn is_open_to_calls(&self, at: usize, rail: usize) -> bool {
+        let (peer, plan) = (&self.peers[at], &self.peers[at].rails[rail].plan);
+        let serves = |known: &Listener| known.name.path == plan.path && known.address == plan.local;
+        peer.node < self.node || self.listeners.iter().any(serves)
     }
 
     fn retire(&mut self, at: usize, rail: usize) {

@@ -57,6 +57,8 @@ pub struct RailStatus {
     pub state: RailState,
     /// Whether it carries its link's data now.
     pub active: bool,
+    /// Whether the peer can call here, or need not. `false`: the local address could not be listened on.
+    pub open_to_calls: bool,
     /// Connections it has had.
     pub connections: u64,
     /// Frames on their way.
@@ -77,13 +79,14 @@ impl Core {
         let peer = &self.peers[at];
         let routes = peer.session.routes();
         let mut links: Vec<LinkStatus> = Vec::new();
-        for end in peer.rails.iter().filter(|end| !end.retired) {
+        for (place, end) in peer.rails.iter().enumerate().filter(|(_, end)| !end.retired) {
             let path = end.plan.path;
             let rail = RailStatus {
                 path,
                 kind: end.plan.local.kind(),
                 state: end.machine.state(),
                 active: routes.active(path.link) == Some(path.rail),
+                open_to_calls: self.is_open_to_calls(at, place),
                 connections: end.connections,
                 in_flight: routes.in_flight(path),
             };

@@ -143,6 +143,25 @@ fn garbage_and_foreign_heartbeats_leave_a_rail_up() {
     assert_eq!(pair[0].reports()[0].rails[0].counters.failed, 0);
 }
 
+// proves: T6
+#[test]
+fn an_address_that_is_not_this_machines_leaves_the_other_rails_watched() {
+    let addresses = free_addresses(2);
+    let monitor = |side: usize, extra: Option<SocketAddr>| {
+        let peer = NodeId(2 - side as u16);
+        let (local, remote) = (addresses[side], addresses[1 - side]);
+        let mut rails = vec![WatchedRail { peer, path: path(1), local, remote }];
+        rails.extend(extra.map(|local| WatchedRail { peer, path: path(0), local, remote: local }));
+        rails.reverse();
+        let node = (NodeId(1 + side as u16), LIVES[side]);
+        MonitorThread::start(&key(), settings(), node, &rails, Arc::<VerdictBoard>::default())
+            .expect("one rail is well")
+    };
+    // An address for documentation: no machine has it.
+    let pair = [monitor(0, Some(SocketAddr::from(([192, 0, 2, 1], 7)))), monitor(1, None)];
+    wait_for("the good rail is up", || pair.iter().all(|monitor| state(monitor, 1) == Some(RailState::Up)));
+}
+
 #[test]
 fn an_address_in_use_is_named() {
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a free port");

@@ -7,7 +7,7 @@ mod support;
 use ProviderKind::Tcp;
 use std::net::TcpListener;
 use std::time::Duration;
-use support::{Pair, endpoint, plan};
+use support::{Pair, endpoint, free_port, plan};
 use transport_endpoint::{ProviderKind, RailAddress, Verdict};
 use transport_proto::identity::{LinkId, NodeId, Path, RailId};
 use transport_proto::rail::RailState;
@@ -94,4 +94,33 @@ fn a_rail_that_is_added_after_the_monitor_spoke_of_it_comes_up() {
         pair.nodes[of].core().set_peer(plan).unwrap();
     }
     pair.until("the rail that was added is up", |pair| pair.rails_up() == 4);
+}
+
+// proves: T6 T7
+#[test]
+fn a_rail_whose_address_is_not_this_machines_keeps_no_other_from_its_work() {
+    let mut pair = Pair {
+        nodes: [endpoint(1, 100), endpoint(2, 200)],
+        rails: plan(&[&[Tcp, Tcp]]),
+        spread: Spread::Single,
+    };
+    // An address for documentation: no machine has it.
+    let foreign = RailAddress::Tcp("192.0.2.1:7".parse().unwrap());
+    let good = pair.rails.insert(path(0, 0), (foreign, RailAddress::Tcp(free_port()))).unwrap();
+    for of in [0, 1] {
+        let plan = pair.peer_plan(of);
+        assert_eq!(pair.nodes[of].core().set_peer(&plan).is_err(), of == 0, "who listens there finds out");
+    }
+    pair.until("the other rail is up at both ends", |pair| pair.rails_up() == 2);
+    let open = |pair: &mut Pair| -> Vec<bool> {
+        let status = pair.nodes[0].core().status();
+        let rails = status.peers[0].links.iter().flat_map(|link| &link.rails);
+        rails.map(|rail| rail.open_to_calls).collect()
+    };
+    assert_eq!(open(&mut pair), [false, true]);
+
+    pair.rails.insert(path(0, 0), good);
+    pair.configure();
+    pair.until("both are up", |pair| pair.rails_up() == 4);
+    assert_eq!(open(&mut pair), [true, true]);
 }
