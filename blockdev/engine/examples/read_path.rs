@@ -1,6 +1,6 @@
 //! What a read costs in software alone: two engines on one thread, one shared-memory rail, a disk in memory;
 //! 4 KiB read from the other node. No cache line travels between cores, nobody sleeps; so the figure is
-//! instructions, not distance. `cargo run --release -p blockdev-engine --example software_path`, or under
+//! instructions, not distance. `cargo run --release -p blockdev-engine --example read_path`, or under
 //! callgrind.
 
 #![forbid(unsafe_code)]
