@@ -79,6 +79,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for node in [&mut master, &mut reader] {
         let (core, engine) = node.parts();
         engine.mapping(core, &mapping()).map_err(|fault| format!("{fault:?}"))?;
+        if !engine.open(core, VOLUME) {
+            return Err("the volume does not open".into());
+        }
     }
     let started = Instant::now();
     for number in 0..count {
