@@ -1,6 +1,6 @@
 //! The view that should be, as far as this node can tell, and whose turn it is to propose it.
 
-use super::{BROKEN_MAX, EPOCH_MAX, Membership, Output, STEP_IN, View};
+use super::{BROKEN_MAX, EPOCH_MAX, Membership, Output, STEP_IN, Status, View};
 use crate::view::{BrokenPath, Member};
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -76,6 +76,10 @@ impl Membership {
             return self.peers.iter().any(|peer| peer.node == other.node && peer.up);
         }
         let watch = self.peers.iter().find(|peer| peer.node == one.node);
+        // What a member said before it had the present view may be older than the rail to one that joined by
+        // it.
+        let is_stale = |status: &Status| self.durable.view.has(one) && status.epoch < self.durable.view.epoch;
+        let watch = watch.filter(|peer| !peer.status.as_ref().is_some_and(is_stale));
         watch.and_then(|peer| peer.sees(other)).unwrap_or(true)
     }
 
