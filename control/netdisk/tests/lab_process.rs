@@ -89,3 +89,24 @@ fn bad_arguments_are_refused_with_what_is_possible() {
     }
     assert!(Program::at(env!("CARGO_BIN_EXE_netdisk")).run(&["lab", "--help"]).status.success());
 }
+
+// proves: F1
+#[test]
+fn a_machine_whose_own_kernel_has_soft_roce_needs_no_guest_and_is_left_as_it_was() {
+    if !has_lab() {
+        return;
+    }
+    // A guest is such a machine, once its own devices are out of the way.
+    let script = "rail delete h1 1; netdisk=$1
+        $netdisk lab run --rails 1 -- sh -c 'echo $LAB_WAY; pair ibv_rc_pingpong -n 10; exit 6'; echo code $?
+        ls /sys/class/infiniband /run/netns; ls /run/lab/hosts
+        $netdisk lab run --way host --timeout 3 -- sleep 1000; ls /sys/class/infiniband
+        rail add h1 1; $netdisk lab run --way host -- true";
+    let netdisk = env!("CARGO_BIN_EXE_netdisk");
+    let done = lab(&["run", "--hosts", "1", "--rails", "1", "--", "sh", "-c", script, "sh", netdisk]);
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(out.starts_with("host\n") && out.contains("10 iters"), "{out}{err}");
+    let rest = out.split_once("code 6\n").unwrap_or_else(|| panic!("{out}{err}")).1;
+    assert_eq!(rest, "/run/netns:\nh1\n\n/sys/class/infiniband:\nh1\n", "{err}");
+    assert!(err.contains("still running after 3 s") && err.contains("another laboratory is here"), "{err}");
+}

@@ -1,5 +1,6 @@
 //! What `netdisk lab` takes on its command line.
 
+use fixtures_lab::vm::Way;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -18,6 +19,8 @@ pub(crate) enum Action {
     Shell(ShellArguments),
     /// Tell which way the laboratory takes on this machine, what is missing, and what installs it.
     Doctor(DoctorArguments),
+    /// Measure netdisk over RDMA beside perftest and the kernel's NVMe over RDMA.
+    Bench,
 }
 
 #[derive(clap::Args)]
@@ -72,9 +75,16 @@ pub(crate) struct MachineArguments {
     /// End the program after this many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    /// Insist on a way: host (this machine's own kernel; root), kvm or tcg (a guest).
+    #[arg(long, value_parser = way, value_name = "WAY")]
+    pub(crate) way: Option<Way>,
     /// Show the guest's console on standard error.
     #[arg(long)]
     pub(crate) console: bool,
+}
+
+fn way(text: &str) -> Result<Way, String> {
+    Way::from_name(text).ok_or_else(|| "the ways are host, kvm and tcg".to_owned())
 }
 
 fn megabytes(text: &str) -> Result<u64, String> {
