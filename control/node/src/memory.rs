@@ -3,8 +3,10 @@
 //! ```text
 //! budget = program + (own memory + tcp receive + tcp reserve) slabs
 //!        + shm rails × (slab granted to the peer + slab granted by it + rings) + tcp rails × buffers
+//!        + verbs rails × (slab granted to the peer + slots), and one slab to send from if there is one
 //! ```
-//! Each slab gets the same share. Shared pages count at both ends, as the kernel counts them.
+//! Each slab gets the same share, one that a verbs rail grants a quarter more, since its chunks are a page
+//! larger. Shared pages count at both ends, as the kernel counts them.
 
 use control_proto::rows::{ClusterRows, RailAddress};
 use std::fmt;
@@ -17,6 +19,8 @@ const PROGRAM_BYTES: u64 = 24 << 20;
 const SHM_RAIL_BYTES: u64 = 2 * ((1024 * 256) + 8192);
 /// Buffers of a TCP connection.
 const TCP_RAIL_BYTES: u64 = 2 * (64 << 10);
+/// Slots and side channel of a verbs connection, also of one that is on its way to replace another.
+const VERBS_RAIL_BYTES: u64 = 2 * (512 * 256 + (16 << 10));
 /// The least that a slab is useful with.
 const SLAB_BYTES_MIN: u64 = 4 << 20;
 
@@ -49,21 +53,25 @@ impl std::error::Error for BudgetTooSmall {}
 /// The cut of every slab of `node`, so that all together stay within the budget.
 pub(crate) fn slab_layout(rows: &ClusterRows, node: NodeId) -> Result<SlabLayout, BudgetTooSmall> {
     let rails = rows.rails_of(node);
-    let (mut shm_rails, mut tcp_rails) = (0, 0);
+    let (mut shm_rails, mut tcp_rails, mut verbs_rails) = (0, 0, 0);
     for rail in rails {
         match rail.local.address {
             RailAddress::Shm(_) => shm_rails += 1,
             RailAddress::Tcp(_) => tcp_rails += 1,
+            RailAddress::Verbs(_) => verbs_rails += 1,
         }
     }
-    let fixed = PROGRAM_BYTES + shm_rails * SHM_RAIL_BYTES + tcp_rails * TCP_RAIL_BYTES;
-    let slabs = 3 + 2 * shm_rails;
+    let fixed = PROGRAM_BYTES
+        + shm_rails * SHM_RAIL_BYTES
+        + tcp_rails * TCP_RAIL_BYTES
+        + verbs_rails * VERBS_RAIL_BYTES;
+    let quarters = 4 * (3 + 2 * shm_rails + u64::from(verbs_rails > 0)) + 5 * verbs_rails;
     let budget = rows.memory_budget_bytes;
-    let share = budget.saturating_sub(fixed) / slabs;
+    let share = budget.saturating_sub(fixed) * 4 / quarters;
     let layout = SlabLayout::within(usize::try_from(share).unwrap_or(usize::MAX));
     layout.ok_or(BudgetTooSmall {
         budget_bytes: budget,
-        needed_bytes: fixed + slabs * SLAB_BYTES_MIN,
+        needed_bytes: fixed + quarters * SLAB_BYTES_MIN / 4,
         shm_rails,
     })
 }

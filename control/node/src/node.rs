@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use transport_endpoint::{Endpoint, EndpointConfig, Idle, SpinSettings, StartError};
+use transport_endpoint::{Endpoint, EndpointConfig, Idle, SpinSettings, StartError, VerbsOptions};
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 
 /// How a node is started.
@@ -202,6 +202,7 @@ impl Node {
         config.spin = options.spin;
         (config.local_memory, config.shm) = (layout, layout);
         (config.tcp.receive, config.tcp.reserve) = (layout, layout);
+        config.verbs = VerbsOptions::for_data_of(layout);
         let mut endpoint = Endpoint::new(config, clients)?;
         let registry = endpoint.registry().try_clone()?;
         let disks = DiskKeeper::start(&mut endpoint.clients().engine, registry, &rows, options.id)?;

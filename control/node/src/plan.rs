@@ -26,5 +26,6 @@ fn address(row: &RowAddress) -> RailAddress {
     match row {
         RowAddress::Shm(name) => RailAddress::Shm(name.clone()),
         RowAddress::Tcp(address) => RailAddress::Tcp(*address),
+        RowAddress::Verbs(address) => RailAddress::Verbs(*address),
     }
 }

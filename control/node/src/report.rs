@@ -115,7 +115,7 @@ pub struct Link {
 pub struct Rail {
     /// Its number in the link.
     pub rail: u8,
-    /// `shm` or `tcp`.
+    /// `verbs`, `shm` or `tcp`.
     pub kind: String,
     /// `down`, `connecting`, `probing`, `up`, `draining`.
     pub state: String,
@@ -310,6 +310,7 @@ fn peers(
                         kind: match rail.kind {
                             ProviderKind::Shm => "shm".into(),
                             ProviderKind::Tcp => "tcp".into(),
+                            ProviderKind::Verbs => "verbs".into(),
                         },
                         state: state(rail.state).into(),
                         active: rail.active,

@@ -24,6 +24,8 @@ pub enum RailKind {
     Shm,
     /// TCP.
     Tcp,
+    /// RDMA verbs.
+    Verbs,
 }
 
 impl RailKind {
@@ -32,6 +34,7 @@ impl RailKind {
         match address {
             RailAddress::Shm(_) => RailKind::Shm,
             RailAddress::Tcp(_) => RailKind::Tcp,
+            RailAddress::Verbs(_) => RailKind::Verbs,
         }
     }
 }
@@ -66,6 +69,7 @@ pub fn rail_end(
     let address = match kind {
         RailKind::Shm => RailAddress::Shm(shm_name(cluster, node, path)),
         RailKind::Tcp => RailAddress::Tcp(SocketAddr::new(host, port)),
+        RailKind::Verbs => RailAddress::Verbs(SocketAddr::new(host, port)),
     };
     Some(RailEnd { node, address, heartbeat: SocketAddr::new(host, port + 1) })
 }

@@ -58,6 +58,8 @@ pub enum RailAddress {
     Shm(String),
     /// A TCP address.
     Tcp(SocketAddr),
+    /// A TCP address of an interface that an RDMA device stands behind.
+    Verbs(SocketAddr),
 }
 
 /// One node's end of a rail.

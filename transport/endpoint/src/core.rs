@@ -61,7 +61,7 @@ pub struct Core {
     /// Position in `peers` by node id; `u16::MAX` = none.
     pub(crate) peer_at: Vec<u16>,
     /// Owner by provider and connection slot.
-    pub(crate) owners: [Vec<Place>; 2],
+    pub(crate) owners: [Vec<Place>; ProviderKind::COUNT],
     pub(crate) handshakes: HashMap<Wire, Handshaking>,
     pub(crate) clients: u32,
     pub(crate) notices: Vec<Notice>,

@@ -8,6 +8,7 @@ use crate::message::OutgoingPool;
 use crate::plan::ProviderKind;
 use crate::providers::{Providers, WAKER_TOKEN};
 use crate::spin::{Idle, Spin, SpinSettings};
+use crate::verbs::VerbsSeat;
 use crate::verdicts::VerdictBoard;
 use core::fmt;
 use core::time::Duration;
@@ -22,6 +23,8 @@ use transport_proto::identity::{ClientId, Epoch, Incarnation, NodeId};
 use transport_proto::time::Time;
 use transport_shm::ShmProvider;
 use transport_tcp::{TcpOptions, TcpProvider};
+use transport_verbs::VerbsOptions;
+use transport_verbs::fabric::double::DoubleNetwork;
 
 /// How an endpoint is made.
 #[derive(Clone, Debug)]
@@ -42,6 +45,10 @@ pub struct EndpointConfig {
     pub shm: SlabLayout,
     /// TCP rails.
     pub tcp: TcpOptions,
+    /// Verbs rails.
+    pub verbs: VerbsOptions,
+    /// For tests: rails of kind verbs run on this network instead of on devices.
+    pub simulated_verbs: Option<DoubleNetwork>,
 }
 
 impl EndpointConfig {
@@ -56,6 +63,8 @@ impl EndpointConfig {
             local_memory: SlabLayout::default(),
             shm: SlabLayout::default(),
             tcp: TcpOptions::default(),
+            verbs: VerbsOptions::default(),
+            simulated_verbs: None,
         }
     }
 }
@@ -112,7 +121,7 @@ pub struct Endpoint<C: Clients> {
     rounds: u32,
     turns: u32,
     /// Turns in a row in which a provider had nothing.
-    silent: [u32; 2],
+    silent: [u32; ProviderKind::COUNT],
 }
 
 /// Rounds of spinning between two looks at the operating system's event queue (0.3 µs each).
@@ -133,10 +142,12 @@ impl<C: Clients> Endpoint<C> {
         let waker = Arc::new(mio::Waker::new(mio.registry(), WAKER_TOKEN).map_err(StartError::System)?);
         let verdicts = Arc::new(VerdictBoard::default());
         verdicts.set_waker(waker.clone());
+        let local = Slab::create(config.local_memory).map_err(StartError::Memory)?;
         let mut providers = Providers {
             shm: ShmProvider::new(config.shm),
             tcp: TcpProvider::new(config.tcp).map_err(StartError::Memory)?,
             tcp_posted: false,
+            verbs: VerbsSeat::new(config.verbs, config.simulated_verbs, local.region().clone()),
         };
         providers.attach(mio.registry()).map_err(StartError::System)?;
         let mut core = Core {
@@ -147,14 +158,14 @@ impl<C: Clients> Endpoint<C> {
             providers,
             peers: Vec::new(),
             peer_at: Vec::new(),
-            owners: [Vec::new(), Vec::new()],
+            owners: Default::default(),
             handshakes: HashMap::new(),
             clients: 0,
             notices: Vec::with_capacity(64),
             outgoing: OutgoingPool::default(),
             leased: false,
             now: Time(1),
-            local: Slab::create(config.local_memory).map_err(StartError::Memory)?,
+            local,
             verdicts,
             rails_deadline: Time(0),
             faults: Default::default(),
@@ -176,7 +187,7 @@ impl<C: Clients> Endpoint<C> {
             started: Instant::now(),
             rounds: 0,
             turns: TURNS_PER_CLOCK - 1,
-            silent: [0; 2],
+            silent: [0; ProviderKind::COUNT],
         })
     }
 
@@ -231,6 +242,9 @@ impl<C: Clients> Endpoint<C> {
         }
         let mut found = self.poll_provider(ProviderKind::Shm, thorough);
         found += self.poll_provider(ProviderKind::Tcp, thorough);
+        if self.core.providers.verbs.is_taken() {
+            found += self.poll_provider(ProviderKind::Verbs, thorough);
+        }
         if thorough {
             self.housekeeping();
         } else if found > 0 {
@@ -345,7 +359,7 @@ impl<C: Clients> Endpoint<C> {
         if span > Duration::ZERO || !self.events.is_empty() {
             // Time has passed, or something was announced: the next turn is a thorough one.
             self.turns = TURNS_PER_CLOCK - 1;
-            self.silent = [0; 2];
+            self.silent = [0; ProviderKind::COUNT];
         }
         for event in &self.events {
             let ours = self.core.providers.event(

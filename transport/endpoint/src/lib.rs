@@ -10,7 +10,7 @@
 //!    │
 //!   Core ──── Peer ── Session (pure: windows, credits, acknowledgements, routes)
 //!    │          └──── rails (pure machine each) ── connection of a provider
-//! Providers: shm │ tcp
+//! Providers: verbs │ shm │ tcp
 //! ```
 
 #![forbid(unsafe_code)]
@@ -31,6 +31,7 @@ mod plan;
 mod providers;
 mod spin;
 mod status;
+mod verbs;
 mod verdicts;
 
 pub use ccm_thread::{MonitorRefusal, MonitorReport, MonitorThread, WatchedRail};
@@ -47,6 +48,9 @@ pub use status::{LinkStatus, PeerStatus, RailStatus, TransportStatus};
 pub use transport_proto::session::{SendRefusal, SessionCounters};
 pub use transport_provider::{ListenRefusal, PostRefusal};
 pub use transport_tcp::TcpOptions;
+pub use transport_verbs::VerbsOptions;
+pub use transport_verbs::fabric::double as simulated_verbs;
+pub use verbs::HAS_VERBS;
 pub use verdicts::{Verdict, VerdictBoard};
 
 pub use self::core::Core;

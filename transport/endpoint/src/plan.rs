@@ -11,6 +11,8 @@ pub enum RailAddress {
     Shm(String),
     /// A TCP address.
     Tcp(SocketAddr),
+    /// A TCP address of an interface that an RDMA device stands behind.
+    Verbs(SocketAddr),
 }
 
 /// Which provider carries a rail.
@@ -20,6 +22,13 @@ pub enum ProviderKind {
     Shm,
     /// TCP.
     Tcp,
+    /// RDMA verbs.
+    Verbs,
+}
+
+impl ProviderKind {
+    /// Kinds of providers.
+    pub const COUNT: usize = 3;
 }
 
 impl RailAddress {
@@ -28,6 +37,7 @@ impl RailAddress {
         match self {
             RailAddress::Shm(_) => ProviderKind::Shm,
             RailAddress::Tcp(_) => ProviderKind::Tcp,
+            RailAddress::Verbs(_) => ProviderKind::Verbs,
         }
     }
 }

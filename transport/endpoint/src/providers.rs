@@ -2,6 +2,7 @@
 
 use crate::inbox::Inbox;
 use crate::plan::{ProviderKind, RailAddress};
+use crate::verbs::VerbsSeat;
 use mio::{Registry, Token};
 use std::io;
 use transport_buf::Chunk;
@@ -24,7 +25,7 @@ pub(crate) struct Wire {
 /// `mio` tokens of each provider.
 const TOKENS_EACH: usize = 1 << 16;
 /// First token that belongs to nobody in the transport; the program's own begin here.
-pub const FIRST_FREE_TOKEN: usize = 3 * TOKENS_EACH;
+pub const FIRST_FREE_TOKEN: usize = 4 * TOKENS_EACH;
 /// Token of the endpoint's waker.
 pub(crate) const WAKER_TOKEN: Token = Token(2 * TOKENS_EACH);
 
@@ -33,6 +34,7 @@ pub(crate) struct Providers {
     pub(crate) tcp: TcpProvider,
     /// Something was posted to tcp since its last flush.
     pub(crate) tcp_posted: bool,
+    pub(crate) verbs: VerbsSeat,
 }
 
 macro_rules! each {
@@ -46,6 +48,10 @@ macro_rules! each {
                 let $provider = &mut $self.tcp;
                 $body
             }
+            ProviderKind::Verbs => {
+                let $provider = &mut $self.verbs;
+                $body
+            }
         }
     };
 }
@@ -54,6 +60,7 @@ impl Providers {
     pub(crate) fn attach(&mut self, registry: &Registry) -> io::Result<()> {
         self.shm.attach(registry.try_clone()?, 0..TOKENS_EACH);
         self.tcp.attach(registry.try_clone()?, TOKENS_EACH..2 * TOKENS_EACH);
+        self.verbs.attach(registry.try_clone()?, 3 * TOKENS_EACH..4 * TOKENS_EACH);
         Ok(())
     }
 
@@ -61,6 +68,7 @@ impl Providers {
         match address {
             RailAddress::Shm(name) => self.shm.listen(rail, name),
             RailAddress::Tcp(address) => self.tcp.listen(rail, address),
+            RailAddress::Verbs(address) => self.verbs.listen(rail, address),
         }
     }
 
@@ -82,6 +90,9 @@ impl Providers {
             }
             (RailAddress::Tcp(local), RailAddress::Tcp(remote)) => {
                 (ProviderKind::Tcp, self.tcp.dial(now, rail, local, remote))
+            }
+            (RailAddress::Verbs(local), RailAddress::Verbs(remote)) => {
+                (ProviderKind::Verbs, self.verbs.dial(now, rail, local, remote))
             }
             _ => return None,
         };
@@ -105,6 +116,7 @@ impl Providers {
         match wire.kind {
             ProviderKind::Shm => self.shm.reserve_for(wire.connection, client.0, length),
             ProviderKind::Tcp => self.tcp.reserve(wire.connection, length),
+            ProviderKind::Verbs => self.verbs.reserve(wire.connection, length),
         }
     }
 
@@ -112,6 +124,7 @@ impl Providers {
     pub(crate) fn share_among(&mut self, clients: u32) {
         self.shm.share_among(clients);
         self.tcp.share_among(clients);
+        self.verbs.share_among(clients);
     }
 
     #[inline]
@@ -134,6 +147,7 @@ impl Providers {
         if core::mem::take(&mut self.tcp_posted) | thorough {
             self.tcp.flush();
         }
+        self.verbs.flush();
     }
 
     #[inline]
@@ -142,6 +156,7 @@ impl Providers {
             // Its frames are taken one by one (`dispatch::frames_of_shm`).
             ProviderKind::Shm => self.shm.poll_beside(inbox),
             ProviderKind::Tcp => self.tcp.poll(now, inbox),
+            ProviderKind::Verbs => self.verbs.poll(now, inbox),
         }
     }
 
@@ -149,7 +164,7 @@ impl Providers {
     pub(crate) fn arm(&mut self) -> bool {
         // What was posted since the last round must not wait, with a sleeping peer, until this side wakes.
         self.flush(true);
-        let quiet = self.shm.arm() && self.tcp.arm();
+        let quiet = self.shm.arm() && self.tcp.arm() && self.verbs.arm();
         if !quiet {
             self.disarm();
         }
@@ -159,6 +174,7 @@ impl Providers {
     pub(crate) fn disarm(&mut self) {
         self.shm.disarm();
         self.tcp.disarm();
+        self.verbs.disarm();
     }
 
     /// Forwards a readiness event; `false` if it is no provider's token.
@@ -166,12 +182,13 @@ impl Providers {
         match token.0 / TOKENS_EACH {
             0 => self.shm.event(token, readable, writable),
             1 => self.tcp.event(token, readable, writable),
+            3 => self.verbs.event(token, readable, writable),
             _ => return false,
         }
         true
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.shm.memory_bytes() + self.tcp.memory_bytes()
+        self.shm.memory_bytes() + self.tcp.memory_bytes() + self.verbs.memory_bytes()
     }
 }

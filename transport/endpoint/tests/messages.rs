@@ -4,10 +4,10 @@
 
 mod support;
 
-use ProviderKind::{Shm, Tcp};
+use ProviderKind::{Shm, Tcp, Verbs};
 use std::sync::Arc;
-use support::Pair;
-use transport_endpoint::{Data, Outcome, PeerEvent, ProviderKind, SendRefusal, Tag};
+use support::{NETWORK, Pair};
+use transport_endpoint::{Data, Outcome, PeerEvent, ProviderKind, RailAddress, SendRefusal, Tag};
 use transport_proto::identity::{ClientId, LinkId, NodeId, Path, RailId};
 use transport_proto::route::Spread;
 use transport_proto::window::WINDOW;
@@ -59,6 +59,12 @@ fn shared_memory_carries_messages_of_every_size() {
 #[test]
 fn tcp_carries_messages_of_every_size() {
     sends_every_size(&[&[Tcp]], Spread::Single);
+}
+
+// proves: T1 T3 T8 T9
+#[test]
+fn verbs_carry_messages_of_every_size() {
+    sends_every_size(&[&[Verbs]], Spread::Single);
 }
 
 // proves: T5
@@ -183,6 +189,39 @@ fn traffic_moves_from_shared_memory_to_tcp_and_back_without_loss_or_repetition()
         }
     });
     drop(pair);
+}
+
+// proves: T6 T8 T10 T11
+#[test]
+fn traffic_moves_from_verbs_to_tcp_and_back_whatever_happens_to_the_device() {
+    let network = NETWORK.with(Clone::clone);
+    let mut strikes = 0;
+    let mut pair = survives(&[&[Verbs, Tcp]], Spread::Single, |pair, sent| {
+        let address = |(local, _): &(RailAddress, RailAddress)| match local {
+            RailAddress::Verbs(address) => address.ip(),
+            _ => unreachable!("rail 0 is of verbs"),
+        };
+        let ip = address(&pair.rails[&path(0, 0)]);
+        match sent % 1000 {
+            300 => {
+                strikes += 1;
+                match sent / 1000 % 3 {
+                    0 => network.set_present(ip, false),
+                    1 => network.set_port(ip, false),
+                    _ => network.move_address(ip),
+                }
+            }
+            600 => {
+                network.set_present(ip, true);
+                network.set_port(ip, true);
+            }
+            _ => {}
+        }
+    });
+    assert_eq!(strikes, 6);
+    pair.until("the rail is back", |pair| pair.rails_up() == 4);
+    let counters = network.counters();
+    assert_eq!((counters.receiver_not_ready, counters.access_faults, counters.overruns), (0, 0, 0));
 }
 
 // proves: T6 T10

@@ -124,3 +124,25 @@ fn a_rail_whose_address_is_not_this_machines_keeps_no_other_from_its_work() {
     pair.until("both are up", |pair| pair.rails_up() == 4);
     assert_eq!(open(&mut pair), [true, true]);
 }
+
+// proves: T8
+#[test]
+#[cfg(not(feature = "verbs"))]
+fn a_verbs_rail_is_refused_by_a_build_without_verbs_with_what_to_do() {
+    use std::error::Error;
+    use transport_endpoint::{Endpoint, EndpointConfig, PeerPlan, RailPlan};
+    use transport_proto::identity::{Incarnation, NodeId};
+    let config = EndpointConfig::new(NodeId(1), Incarnation(1), support::key());
+    let mut endpoint = Endpoint::new(config, support::Ear::default()).unwrap();
+    let address = RailAddress::Verbs("127.0.0.1:7400".parse().unwrap());
+    let path = transport_proto::identity::Path {
+        link: transport_proto::identity::LinkId(0),
+        rail: transport_proto::identity::RailId(0),
+    };
+    let rail = RailPlan { path, local: address.clone(), remote: address, monitored: false };
+    let plan =
+        PeerPlan { node: NodeId(2), spread: transport_proto::route::Spread::Single, rails: vec![rail] };
+    let refusal = endpoint.core().set_peer(&plan).unwrap_err();
+    let text = refusal.source().unwrap().to_string();
+    assert!(text.contains("built without verbs: build it with `--features verbs`"), "{text}");
+}

@@ -192,6 +192,13 @@ impl Lane {
         });
     }
 
+    /// The peer's memory is shared among these clients from now on, if there are any.
+    pub(crate) fn share_among(&mut self, clients: u32) {
+        if let Some(peer) = self.peer.as_mut().filter(|_| clients != 0) {
+            peer.free.share_among(clients);
+        }
+    }
+
     /// Whether it may carry frames.
     pub(crate) fn is_open(&self) -> bool {
         self.peer.is_some()
@@ -255,8 +262,9 @@ impl Lane {
         outfit: &mut Outfit<'_>,
     ) -> Result<(), PostRefusal> {
         let Some(peer) = &mut self.peer else { return Err(PostRefusal::NotConnected) };
+        let client = usize::from(header.client.get());
         let bytes = data.len() + HEADER_BYTES + control.len();
-        let Some(index) = peer.free.take(bytes) else {
+        let Some(index) = peer.free.take_for(Some(client), bytes) else {
             self.wants_untold |= !self.waits.chunk;
             (self.waits.chunk, self.chunk_returned) = (true, false);
             return Err(PostRefusal::NoMemory);

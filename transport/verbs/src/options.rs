@@ -2,6 +2,7 @@
 
 use crate::lane::FRAME_BYTES_MAX;
 use transport_buf::SlabLayout;
+use transport_buf::region::PAGE_BYTES;
 use transport_proto::wire::DATA_BYTES_MAX;
 
 /// Choices of one [`crate::VerbsProvider`].
@@ -17,12 +18,17 @@ pub struct VerbsOptions {
 
 impl Default for VerbsOptions {
     fn default() -> VerbsOptions {
-        let receive = [(8 << 10, 512), (68 << 10, 64), (260 << 10, 16), (1028 << 10, 8)];
-        VerbsOptions { receive: SlabLayout { classes: receive }, reserve: SlabLayout::default() }
+        VerbsOptions::for_data_of(SlabLayout::default())
     }
 }
 
 impl VerbsOptions {
+    /// Memory for data that the chunks of `layout` hold: what is granted has a page more in each.
+    pub fn for_data_of(layout: SlabLayout) -> VerbsOptions {
+        let larger = |(bytes, count)| (bytes + PAGE_BYTES as u32 * u32::from(count > 0), count);
+        VerbsOptions { receive: SlabLayout { classes: layout.classes.map(larger) }, reserve: layout }
+    }
+
     /// Panics if the memory could never hold the largest data part: such a post would be refused for good.
     pub(crate) fn check(&self) {
         assert!(self.receive.is_valid() && self.reserve.is_valid(), "a slab layout cannot work: {self:?}");

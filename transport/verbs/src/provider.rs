@@ -82,6 +82,8 @@ pub struct VerbsProvider<F: Fabric> {
     /// Why a rail last failed to be set up; each reason is logged once.
     complaints: HashMap<RailName, String>,
     statistics: Statistics,
+    /// Clients among whom a peer's memory is shared, one bit each; 0: it is not.
+    clients: u32,
 }
 
 impl<F: Fabric> VerbsProvider<F> {
@@ -110,12 +112,21 @@ impl<F: Fabric> VerbsProvider<F> {
             now: Time::default(),
             complaints: HashMap::new(),
             statistics: Statistics::default(),
+            clients: 0,
         })
     }
 
     /// What was counted.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+
+    /// From now on what a client's messages take of a peer's memory leaves the others their reserve, one bit
+    /// a client (SPEC T2). A frame names its client.
+    pub fn share_among(&mut self, clients: u32) {
+        self.clients = clients;
+        let lanes = self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut()?.lane.as_mut());
+        lanes.for_each(|lane| lane.share_among(clients));
     }
 
     /// The fabric, for tests that break it.

@@ -82,7 +82,7 @@ impl AddressUses {
         by: &str,
         place: Place,
     ) -> Result<(), AddressMistake> {
-        if let RailAddress::Tcp(address) = address {
+        if let RailAddress::Tcp(address) | RailAddress::Verbs(address) = address {
             self.claim(Transport::Tcp, *address, by.to_owned(), place)?;
         }
         self.claim(Transport::Udp, heartbeat, format!("the heartbeats of {by}"), place)

@@ -113,6 +113,7 @@ pub(super) struct RailSection {
 pub(super) enum RailKind {
     Shm,
     Tcp,
+    Verbs,
 }
 
 #[derive(Deserialize)]

@@ -123,6 +123,9 @@ impl Check<'_> {
                     self.fault(place, AddressMistake::ShmWithAddresses);
                 }
             }
+            if rail.kind == RailKind::Verbs && !transport_endpoint::HAS_VERBS {
+                self.fault(place, LinkMistake::VerbsNotBuilt);
+            }
             self.check_strangers(&rail.addresses, nodes);
             self.check_strangers(&rail.heartbeats, nodes);
             let ends =
@@ -178,6 +181,7 @@ impl Check<'_> {
         let heartbeat = heartbeat.unwrap_or(SocketAddr::new(data.ip(), port + 1));
         let address = match rail.kind {
             RailKind::Tcp => RailAddress::Tcp(data),
+            RailKind::Verbs => RailAddress::Verbs(data),
             RailKind::Shm => RailAddress::Shm(shm_name(naming.cluster, node, path)),
         };
         if let Err(taken) = self.uses.claim_rail(&address, heartbeat, &format!("{name}, {path}"), place) {

@@ -232,6 +232,7 @@ pub enum LinkMistake {
     PairTwice { link: u8, a: String, b: String, first: Place },
     NotJoined { a: String, b: String },
     ShmAcrossHosts { a: String, b: String },
+    VerbsNotBuilt,
 }
 
 impl fmt::Display for LinkMistake {
@@ -249,6 +250,10 @@ impl fmt::Display for LinkMistake {
             LinkMistake::NotJoined { a, b } => {
                 write!(f, "no link joins {a} and {b}: every two nodes need one, add them to a link")
             }
+            LinkMistake::VerbsNotBuilt => write!(
+                f,
+                "this netdisk was built without verbs: build it with `--features verbs`, or use tcp"
+            ),
             LinkMistake::ShmAcrossHosts { a, b } => write!(
                 f,
                 "a shm rail joins {a} and {b}, whose hosts differ: shared memory stays on one machine, \

@@ -260,10 +260,13 @@ fn rail(rows: &ClusterRows, row: &RailRow) -> Rail {
     for end in &row.ends {
         let name = rows.node_name(end.node);
         // Names of shared memory follow from the ids.
-        if let RailAddress::Tcp(address) = end.address {
-            rail.kind = RailKind::Tcp;
-            rail.addresses.insert(name.clone(), address);
-        }
+        let (kind, address) = match end.address {
+            RailAddress::Shm(_) => (RailKind::Shm, None),
+            RailAddress::Tcp(address) => (RailKind::Tcp, Some(address)),
+            RailAddress::Verbs(address) => (RailKind::Verbs, Some(address)),
+        };
+        rail.kind = kind;
+        rail.addresses.extend(address.map(|address| (name.clone(), address)));
         rail.heartbeats.insert(name, end.heartbeat);
     }
     rail

@@ -171,11 +171,15 @@ fn reaches(rows: &ClusterRows, link: &LinkRow, host: IpAddr) -> bool {
 
 fn move_end(end: &mut RailEnd, asked: &RailAddressAsked) {
     let by_rule = match end.address {
-        RailAddress::Tcp(address) => address.port(),
+        RailAddress::Tcp(address) | RailAddress::Verbs(address) => address.port(),
         RailAddress::Shm(_) => return,
     };
     let port = asked.port.unwrap_or(by_rule);
-    end.address = RailAddress::Tcp(SocketAddr::new(asked.ip, port));
+    let address = SocketAddr::new(asked.ip, port);
+    end.address = match end.address {
+        RailAddress::Verbs(_) => RailAddress::Verbs(address),
+        _ => RailAddress::Tcp(address),
+    };
     // Port 65535 has none after it; the rules of rows find what is left wrong.
     end.heartbeat = asked.heartbeat.unwrap_or(SocketAddr::new(asked.ip, port.saturating_add(1)));
 }

@@ -376,7 +376,7 @@ coded! {
 }
 
 coded! {
-    enum RailAddress { 1 = Shm(name), 2 = Tcp(address) }
+    enum RailAddress { 1 = Shm(name), 2 = Tcp(address), 3 = Verbs(address) }
     enum NbdAddress { 1 = Unix(path), 2 = Tcp(address) }
     enum DiskKind { 1 = File, 2 = Raw, 3 = Memory }
     enum LostQuorum { 1 = Suspend, 2 = Fail }

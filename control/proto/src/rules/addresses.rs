@@ -61,7 +61,7 @@ fn uses_of_link(row: &LinkRow) -> impl Iterator<Item = Use> + '_ {
             purpose: Purpose::Heartbeat(path),
         };
         let data = match end.address {
-            RailAddress::Tcp(address) => {
+            RailAddress::Tcp(address) | RailAddress::Verbs(address) => {
                 Some(Use { transport: Transport::Tcp, address, node: end.node, purpose: Purpose::Rail(path) })
             }
             RailAddress::Shm(_) => None,

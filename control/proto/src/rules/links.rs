@@ -2,7 +2,7 @@
 
 use super::{RowFault, addresses, check_limit, check_nodes};
 use crate::ccd::Table;
-use crate::rows::{CLUSTER_LINKS_MAX, ClusterRows, LinkRow, RailAddress, RailRow};
+use crate::rows::{CLUSTER_LINKS_MAX, ClusterRows, LinkRow, RailAddress, RailEnd, RailRow};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -57,14 +57,12 @@ fn check_rails(rows: &ClusterRows, row: &LinkRow, out: &mut Vec<RowFault>) {
 }
 
 fn check_kind(rows: &ClusterRows, rail: &RailRow, out: &mut Vec<RowFault>) {
-    let shm = rail.ends.iter().filter(|end| matches!(end.address, RailAddress::Shm(_))).count();
-    if shm == 0 {
-        return;
-    }
-    if shm < rail.ends.len() {
+    let kind = |end: &RailEnd| core::mem::discriminant(&end.address);
+    if rail.ends.windows(2).any(|pair| kind(&pair[0]) != kind(&pair[1])) {
         return out.push(RowFault::RailKinds { rail: rail.id.0 });
     }
-    let first = rail.ends[0].node;
+    let Some(RailEnd { node: first, address: RailAddress::Shm(_), .. }) = rail.ends.first() else { return };
+    let first = *first;
     let other = rail.ends.iter().map(|end| end.node).find(|node| !on_one_machine(rows, first, *node));
     if let Some(other) = other {
         out.push(RowFault::ShmAcrossHosts { a: rows.node_name(first), b: rows.node_name(other) });

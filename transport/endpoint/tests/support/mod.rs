@@ -3,9 +3,10 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use transport_endpoint::simulated_verbs::{DoubleNetwork, Weather};
 use transport_endpoint::{
     Clients, Completion, Core, Delivery, Endpoint, EndpointConfig, Lease, PeerEvent, PeerPlan, ProviderKind,
     RailAddress, RailPlan, SpinSettings,
@@ -75,6 +76,10 @@ pub(crate) fn plan(links: &[&[ProviderKind]]) -> HashMap<Path, (RailAddress, Rai
                     RailAddress::Shm(format!("netdisk-test-{}-{number}-{node}", std::process::id()))
                 }
                 ProviderKind::Tcp => RailAddress::Tcp(free_port()),
+                // Each end has an address, and so a simulated device, of its own.
+                ProviderKind::Verbs => {
+                    RailAddress::Verbs(free_port_at(Ipv4Addr::new(127, 0, number as u8 + 1, node as u8)))
+                }
             };
             rails.insert(path, (address(1), address(2)));
         }
@@ -84,6 +89,15 @@ pub(crate) fn plan(links: &[&[ProviderKind]]) -> HashMap<Path, (RailAddress, Rai
 
 pub(crate) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn free_port_at(host: Ipv4Addr) -> SocketAddr {
+    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap()
+}
+
+std::thread_local! {
+    /// Cables and simulated devices of this test.
+    pub(crate) static NETWORK: DoubleNetwork = DoubleNetwork::new(11, Weather::FAIR);
 }
 
 /// Nodes 1 and 2.
@@ -96,6 +110,7 @@ pub(crate) struct Pair {
 pub(crate) fn endpoint(node: u16, incarnation: u64) -> Endpoint<Ear> {
     let mut config = EndpointConfig::new(NodeId(node), Incarnation(incarnation), key());
     config.spin = SpinSettings::default();
+    config.simulated_verbs = Some(NETWORK.with(Clone::clone));
     Endpoint::new(config, Ear::default()).unwrap()
 }
 

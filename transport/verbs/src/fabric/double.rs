@@ -80,6 +80,12 @@ impl DoubleNetwork {
     }
 }
 
+impl core::fmt::Debug for DoubleNetwork {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "DoubleNetwork({:?})", self.counters())
+    }
+}
+
 /// What wakes one process: a bell per device and kind, one for transitions.
 struct Bells {
     completions: OwnedFd,

@@ -279,6 +279,7 @@ impl<F: Fabric> VerbsProvider<F> {
             return 0;
         }
         lane.open(grant);
+        lane.share_among(self.clients);
         connection.phase = Phase::Established;
         self.open |= 1 << slot;
         self.complaints.remove(&connection.rail);
