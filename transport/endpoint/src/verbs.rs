@@ -1,5 +1,6 @@
-//! The seat of the verbs provider: taken when the first verbs rail comes, so a node without such rails touches
-//! no device. Simulated devices can sit there too, and a build without the feature refuses such rails.
+//! The seat of the verbs provider: taken when the first verbs rail comes, so a node without such rails
+//! touches no device. Simulated devices can sit there too, and a build without the feature refuses such
+//! rails.
 
 use crate::inbox::Inbox;
 use core::ops::Range;
