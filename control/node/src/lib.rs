@@ -28,3 +28,4 @@ pub use memory::BudgetTooSmall;
 pub use monitor::MonitorRefusal;
 pub use node::{Ended, Node, NodeOptions, NodeRefusal};
 pub use plan::peer_plans;
+pub use transport_endpoint::HAS_VERBS;

@@ -17,6 +17,8 @@ struct Device {
     descriptors: [RawFd; TOKENS_PER_DEVICE],
     /// It is gone or broken: closed as soon as no connection has a queue on it.
     gone: bool,
+    /// It was found missing, which is still to be told.
+    missing: bool,
     /// It may have something to say.
     calls: bool,
 }
@@ -49,7 +51,7 @@ impl Devices {
                 return false;
             }
         }
-        self.all[place] = Some(Device { id, descriptors, gone: false, calls: false });
+        self.all[place] = Some(Device { id, descriptors, gone: false, missing: false, calls: false });
         true
     }
 
@@ -64,11 +66,25 @@ impl Devices {
         }
     }
 
+    /// Looks whether each device is still there.
+    pub(crate) fn look(&mut self, fabric: &impl Fabric) {
+        for device in self.all.iter_mut().flatten().filter(|device| !device.gone) {
+            if !fabric.is_present(device.id) {
+                (device.missing, device.calls) = (true, true);
+                self.call = true;
+            }
+        }
+    }
+
     /// The next thing that a device said. `Gone` is remembered.
     pub(crate) fn next(&mut self, fabric: &mut impl Fabric) -> Option<(DeviceId, DeviceEvent)> {
         for device in self.all.iter_mut().flatten().filter(|device| device.calls) {
-            if let Some(event) = fabric.next_event(device.id) {
-                device.gone |= event == DeviceEvent::Gone;
+            let missing = core::mem::take(&mut device.missing).then_some(DeviceEvent::Gone);
+            if let Some(event) = missing.or_else(|| fabric.next_event(device.id)) {
+                if event == DeviceEvent::Gone && core::mem::replace(&mut device.gone, true) {
+                    // It was told already.
+                    continue;
+                }
                 return Some((device.id, event));
             }
             device.calls = false;

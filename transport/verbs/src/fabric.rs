@@ -355,6 +355,10 @@ pub trait Fabric {
     /// Takes back the bell of [`Fabric::completions`] after it rang.
     fn take_bells(&mut self, device: DeviceId);
 
+    /// Whether the system still has `device`. Some drivers keep a device that was removed until its users let
+    /// go of it, and tell them nothing.
+    fn is_present(&self, device: DeviceId) -> bool;
+
     /// The next thing that `device` has to say.
     fn next_event(&mut self, device: DeviceId) -> Option<DeviceEvent>;
 

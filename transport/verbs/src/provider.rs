@@ -39,6 +39,8 @@ const DEVICE_TOKENS: usize = CONNECTIONS_MAX + LISTENERS_MAX;
 const TRANSITIONS_TOKEN: usize = DEVICE_TOKENS + DEVICES_MAX * TOKENS_PER_DEVICE;
 /// Tokens that a provider needs.
 pub const TOKENS_MAX: usize = TRANSITIONS_TOKEN + 1;
+/// Between two looks whether the devices are still there.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a failed queue may take to give everything back before it is destroyed all the same.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(200);
 
@@ -79,6 +81,8 @@ pub struct VerbsProvider<F: Fabric> {
     stillborn: VecDeque<ConnectionId>,
     /// The reading of the last poll.
     now: Time,
+    /// When to look next whether the devices are still there.
+    next_look: Time,
     /// Why a rail last failed to be set up; each reason is logged once.
     complaints: HashMap<RailName, String>,
     statistics: Statistics,
@@ -110,6 +114,7 @@ impl<F: Fabric> VerbsProvider<F> {
             draining: 0,
             stillborn: VecDeque::new(),
             now: Time::default(),
+            next_look: Time::default(),
             complaints: HashMap::new(),
             statistics: Statistics::default(),
             clients: 0,
@@ -369,6 +374,10 @@ impl<F: Fabric> Provider for VerbsProvider<F> {
     #[inline]
     fn poll(&mut self, now: Time, sink: &mut impl Sink) -> usize {
         self.now = self.now.max(now);
+        if self.now >= self.next_look {
+            self.next_look = self.now + LOOK_EVERY;
+            self.devices.look(&self.fabric);
+        }
         let mut reports = self.accept_callers(sink);
         for slot in bits(self.connecting) {
             reports += self.advance(slot, sink);

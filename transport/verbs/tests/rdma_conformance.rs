@@ -1,5 +1,5 @@
 //! The verbs provider keeps the contract, on real devices: run where a RoCEv2 device has the address that
-//! `NETDISK_VERBS_ADDRESS` names (`netdisk lab run` makes such a place anywhere).
+//! `NETDISK_VERBS_ADDRESS` names; `netdisk lab run` is such a place anywhere.
 
 #![cfg(feature = "rdma")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -18,7 +18,8 @@ struct Rdma {
 
 /// The place to test in. `None`, said loudly: there is none here.
 fn place() -> Option<Rdma> {
-    match std::env::var("NETDISK_VERBS_ADDRESS") {
+    let named = std::env::var("NETDISK_VERBS_ADDRESS").or_else(|_| std::env::var("LAB_RAIL1_ADDR"));
+    match named {
         Ok(address) => Some(Rdma { address: address.parse().expect("an IP address") }),
         Err(_) => {
             assert!(std::env::var_os("NETDISK_LAB_REQUIRE").is_none(), "NETDISK_VERBS_ADDRESS is not set");

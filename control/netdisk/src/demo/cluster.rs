@@ -2,6 +2,7 @@
 
 use super::folder::Folders;
 use super::interrupt::Interrupt;
+use super::place::Place;
 use crate::disk::uuid;
 use anyhow::{Context, bail};
 use blockdev_store::{NewDisk, create};
@@ -12,7 +13,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Nodes A, B and C.
@@ -33,7 +34,7 @@ const PORT_BASE_MAX: u16 = 30_000;
 /// Between two looks at a node.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long the cluster may take to do what it is waited for, on a slow and busy machine.
-pub(super) const WAIT_MAX: Duration = Duration::from_secs(30);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(120);
 /// Lines of a node's log that a failure shows.
 const TAIL_LINES: usize = 12;
 
@@ -47,7 +48,7 @@ impl NodeNumber {
         char::from(b'A' - 1 + self.0 as u8)
     }
 
-    fn index(self) -> usize {
+    pub(super) fn index(self) -> usize {
         usize::from(self.0) - 1
     }
 
@@ -83,7 +84,7 @@ impl Drop for Cluster {
 
 impl Cluster {
     /// Makes the disk and starts the nodes; they may still be on their way when this returns.
-    pub(super) fn start(folders: &Folders, disk_bytes: u64) -> anyhow::Result<Cluster> {
+    pub(super) fn start(folders: &Folders, place: &Place, disk_bytes: u64) -> anyhow::Result<Cluster> {
         let disk = folders.file("shelf.img");
         let new = NewDisk {
             data_bytes: Some(disk_bytes),
@@ -95,10 +96,10 @@ impl Cluster {
         create(&disk, &new).context("cannot make the demo's disk")?;
         let nbd = NODES.map(|node| folders.socket(&format!("nbd-{}.sock", node.letter())));
         let config = folders.file("cluster.toml");
-        std::fs::write(&config, configuration(&disk, disk_bytes, &nbd)?)?;
+        std::fs::write(&config, configuration(place, &disk, disk_bytes, &nbd)?)?;
         let mut cluster = Cluster { nodes: Vec::new(), nbd };
         for node in NODES {
-            cluster.nodes.push(NodeProcess::start(node, folders, &config)?);
+            cluster.nodes.push(NodeProcess::start(node, place, folders, &config)?);
         }
         Ok(cluster)
     }
@@ -216,13 +217,17 @@ impl Cluster {
 }
 
 impl NodeProcess {
-    fn start(node: NodeNumber, folders: &Folders, config: &Path) -> anyhow::Result<NodeProcess> {
+    fn start(
+        node: NodeNumber,
+        place: &Place,
+        folders: &Folders,
+        config: &Path,
+    ) -> anyhow::Result<NodeProcess> {
         let name = format!("node-{}", node.letter());
         let log = folders.file(&format!("{name}.log"));
         let socket = folders.socket(&format!("{name}.sock"));
-        // /proc/self/exe names this very program even while a build replaces its file.
-        let child = Command::new("/proc/self/exe")
-            .arg0("netdisk")
+        let child = place
+            .command(node)?
             .arg("node")
             .arg("--config")
             .arg(config)
@@ -266,12 +271,12 @@ pub(super) fn is_ready(status: &Status) -> bool {
         && gate_is_right
 }
 
-fn configuration(disk: &Path, disk_bytes: u64, nbd: &[PathBuf; 3]) -> anyhow::Result<String> {
+fn configuration(place: &Place, disk: &Path, disk_bytes: u64, nbd: &[PathBuf; 3]) -> anyhow::Result<String> {
     let port_base = free_ports()?;
     let key = format!("{:032x}{:032x}", uuid()?.0, uuid()?.0);
     let pid = std::process::id();
     let [nbd_a, nbd_b, nbd_c] = nbd.each_ref().map(|path| path.display());
-    let disk = disk.display();
+    let (disk, rows) = (disk.display(), place.rows());
     Ok(format!(
         r#"# Written by `netdisk demo`: A is node 1, B is node 2, C is node 3.
 [cluster]
@@ -286,21 +291,7 @@ missed = 5
 [membership]
 suspect_ms = 200
 
-[[node]]
-id = 1
-name = "A"
-[[node]]
-id = 2
-name = "B"
-[[node]]
-id = 3
-name = "C"
-
-[[link]]
-rails = [{{ kind = "shm" }}, {{ kind = "tcp" }}]
-[[link]]
-rails = [{{ kind = "tcp" }}, {{ kind = "shm" }}]
-
+{rows}
 [[disk]]
 name = "shelf"
 nodes = ["A", "B"]

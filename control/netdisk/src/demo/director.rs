@@ -10,6 +10,7 @@ use super::interrupt::Interrupt;
 use super::live::Live;
 use super::load::Load;
 use super::outcome::{Counts, ImageRow, Outcome, PhaseRow, ReadBack};
+use super::place::Place;
 use super::read_back::read_back;
 use super::stamp::BLOCK_BYTES;
 use super::workload::{Cues, Progress, Worked, Workload};
@@ -274,13 +275,14 @@ fn carrier(status: Option<&Status>, peer: NodeNumber) -> Option<(u8, String)> {
 /// Makes the cluster and directs it. When it fails, the ends of the nodes' logs are shown.
 pub(super) fn stage(
     folders: &Folders,
+    place: &Place,
     image: Image,
     span: Duration,
     interrupt: &Interrupt,
     live: &mut Live,
 ) -> anyhow::Result<Outcome> {
     let start = Instant::now();
-    let mut cluster = Cluster::start(folders, Director::disk_bytes(&image))?;
+    let mut cluster = Cluster::start(folders, place, Director::disk_bytes(&image))?;
     let director = Director::new(&mut cluster, Arc::new(image), span, interrupt, live);
     director.run(start).inspect_err(|_| {
         if interrupt.check().is_ok() {

@@ -22,6 +22,7 @@ mod latency;
 mod live;
 mod load;
 mod outcome;
+mod place;
 mod read_back;
 mod stamp;
 mod ustar;
@@ -31,6 +32,7 @@ use folder::Folders;
 use image::Image;
 use interrupt::Interrupt;
 use live::Live;
+use place::{Place, Provider};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,6 +46,9 @@ pub(crate) struct Arguments {
     /// Keep image, disk, configuration and logs in this new folder.
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
+    /// What carries the rails; for verbs the demo enters the soft-RoCE laboratory by itself.
+    #[arg(long, value_enum, default_value = "usual")]
+    provider: Provider,
     /// Seconds of load; a large image may take longer.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -53,6 +58,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(code) = place::enter(arguments.provider)? {
+        return Ok(code);
+    }
+    let place = Place::find(arguments.provider)?;
     let interrupt = Interrupt::watch()?;
     let mut folders = Folders::create(arguments.keep.as_deref())?;
     let mut live = Live::new();
@@ -63,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     live.act(&format!("input: {}, {:.1} MiB", image.what(), image.length() as f64 / f64::from(1 << 20)));
     interrupt.check()?;
     let span = Duration::from_secs(arguments.seconds);
-    let staged = director::stage(&folders, image, span, &interrupt, &mut live);
+    let staged = director::stage(&folders, &place, image, span, &interrupt, &mut live);
     drop(live);
     let outcome = match staged {
         Ok(outcome) => outcome,

@@ -227,6 +227,10 @@ impl Fabric for DoubleFabric {
         }
     }
 
+    fn is_present(&self, device: DeviceId) -> bool {
+        self.network.lock().is_present(device)
+    }
+
     fn next_event(&mut self, device: DeviceId) -> Option<DeviceEvent> {
         if let Some(bells) = self.bells.get(&device) {
             silence(&bells.events);

@@ -234,6 +234,10 @@ impl Fabric for RdmaFabric {
         }
     }
 
+    fn is_present(&self, device: DeviceId) -> bool {
+        self.device(device).is_some_and(Device::is_present)
+    }
+
     fn next_event(&mut self, device: DeviceId) -> Option<DeviceEvent> {
         self.device(device)?.next_event()
     }

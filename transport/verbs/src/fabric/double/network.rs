@@ -278,7 +278,10 @@ impl Network {
             self.devices[place].opened.clear();
             return;
         }
-        self.say(place, DeviceEvent::Gone);
+        // Some drivers say so, others leave it to their users to find out.
+        if self.draw(2) == 0 {
+            self.say(place, DeviceEvent::Gone);
+        }
         let id = self.devices[place].id;
         for queue in 0..self.queues.len() {
             if self.queues[queue].device == id && self.queues[queue].state != State::Destroyed {
@@ -290,7 +293,7 @@ impl Network {
         }
     }
 
-    fn is_present(&self, device: DeviceId) -> bool {
+    pub(super) fn is_present(&self, device: DeviceId) -> bool {
         self.devices.iter().any(|known| known.id == device && known.present)
     }
 

@@ -15,11 +15,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 /// Where the kernel lists devices, their ports, and the addresses of these.
 const DEVICES: &str = "/sys/class/infiniband";
+/// Where the kernel lists the doors by which programs reach them; a door goes as soon as its device is
+/// removed.
+const DOORS: &str = "/sys/class/infiniband_verbs";
 /// Right to lock any amount of memory: bit of `CapEff`.
 const CAP_IPC_LOCK: u32 = 14;
 
@@ -101,6 +104,15 @@ pub(super) struct Device {
     completions: libc::c_int,
     events: libc::c_int,
     gone: Cell<bool>,
+    /// Its door, if the kernel tells.
+    door: Option<PathBuf>,
+}
+
+fn door(name: &str) -> Option<PathBuf> {
+    let doors = entries(Path::new(DOORS)).into_iter().map(|door| Path::new(DOORS).join(door));
+    let leads_there =
+        |door: &PathBuf| std::fs::read_to_string(door.join("ibdev")).is_ok_and(|text| text.trim() == name);
+    doors.into_iter().find(leads_there)
 }
 
 impl Device {
@@ -122,14 +134,23 @@ impl Device {
         let completions = unsafe { channel.as_ref() }.fd;
         // SAFETY: the context is open; the field does not change.
         let events = unsafe { context.as_ref() }.async_fd;
+        let door = door(name);
         let name = name.to_string();
         let gone = Cell::new(false);
-        let device = Device { id, name, context, domain, channel, completions, events, gone };
+        let device = Device { id, name, context, domain, channel, completions, events, gone, door };
         for descriptor in [device.completions(), device.events()] {
             let flags = rustix::fs::fcntl_getfl(descriptor)?;
             rustix::fs::fcntl_setfl(descriptor, flags | OFlags::NONBLOCK)?;
         }
         Ok(device)
+    }
+
+    /// Whether the kernel still has it; one that is gone never is again.
+    pub(super) fn is_present(&self) -> bool {
+        if self.door.as_ref().is_some_and(|door| !door.exists()) {
+            self.gone.set(true);
+        }
+        !self.gone.get()
     }
 
     pub(super) fn is_gone(&self) -> bool {
