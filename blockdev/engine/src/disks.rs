@@ -116,9 +116,10 @@ impl BlockEngine {
         true
     }
 
-    /// Whether a disk is attached.
-    pub fn has_disk(&self, id: DiskId) -> bool {
-        self.disks.iter().any(|disk| disk.id == id)
+    /// Bytes that a disk can be made to hold; `None` if it is not attached.
+    pub fn room_of(&self, id: DiskId) -> Option<u64> {
+        let disk = self.disks.iter().find(|disk| disk.id == id)?;
+        Some(if disk.drive.can_grow() { u64::MAX } else { disk.drive.geometry().data_bytes })
     }
 
     /// Makes sure that a disk can hold a virtual disk of this size; the refusal tells its size.

@@ -8,10 +8,12 @@ use blockdev_proto::driver::{Driver, DriverAction, DriverLimits, Submission, Sub
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{ByteRange, VolumeId};
 use blockdev_proto::mapping::{Mapping, MappingFault};
-use blockdev_proto::master::{Master, MasterAction, MasterLimits};
+use blockdev_proto::master::{GatePhase, Master, MasterAction, MasterLimits};
 use blockdev_proto::wire::{Message, Operation, PathBroken, RequestFlags, WireFault};
 use blockdev_store::DriveEnd;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use transport_endpoint::{
     Clients, Completion, Core, Data, Delivery, PeerEvent, PostRefusal, SendBuffer, SendRefusal,
 };
@@ -160,6 +162,7 @@ pub struct BlockEngine {
     pub(crate) wire_faults: u64,
     pub(crate) last_wire_fault: Option<WireFault>,
     acting: bool,
+    pub(crate) shut: Arc<AtomicBool>,
 }
 
 impl BlockEngine {
@@ -187,6 +190,7 @@ impl BlockEngine {
             wire_faults: 0,
             last_wire_fault: None,
             acting: false,
+            shut: Arc::default(),
         }
     }
 
@@ -291,6 +295,33 @@ impl BlockEngine {
     pub fn unfence(&mut self, core: &mut Core) {
         self.master.unfence(core.now(), &mut self.master_actions);
         self.act(core);
+    }
+
+    /// Fails the volume's requests with `EIO` at once, or lets them wait again (SPEC C6).
+    pub fn set_failing(&mut self, core: &mut Core, volume: VolumeId, failing: bool) {
+        if failing {
+            self.driver.fail(core.now(), volume, BlockErrno::Eio, &mut self.driver_actions);
+        } else {
+            self.driver.stop_failing(volume);
+        }
+        self.act(core);
+    }
+
+    /// Whether nothing of the volume is under way here and nothing new goes out: what a member has to say
+    /// yes to before a mapping changes (SPEC C4).
+    pub fn stands_still(&self, volume: VolumeId) -> bool {
+        self.driver.stands_still(volume) && !matches!(self.master.gate(volume), GatePhase::Draining(_))
+    }
+
+    /// Nothing is admitted while this is set, by whichever thread: a lease has run out, and the reactor has
+    /// yet to close the gates.
+    pub fn shut_by(&mut self, shut: Arc<AtomicBool>) {
+        self.shut = shut;
+    }
+
+    /// Requests that run on the disks here.
+    pub fn executing(&self) -> u64 {
+        self.master.counts().executing
     }
 
     /// Takes the newest list of members.

@@ -9,6 +9,7 @@ use blockdev_proto::master::{Admission, MasterAction, Reply, Token};
 use blockdev_proto::wire::{Answer, Message, Operation, Request, RequestFlags, Verdict};
 use blockdev_store::{DriveEnd, DriveIo, DriveOperation, ReadTarget, Returned, SubmitRefusal, WriteSource};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use transport_endpoint::{BufferHome, Core, Data, Delivery, LeaseTicket, PostRefusal, SendBuffer};
 use transport_proto::identity::{ClientId, NodeId};
 
@@ -63,6 +64,11 @@ impl BlockEngine {
         source: Option<WriteSource>,
         ticket: Option<LeaseTicket>,
     ) {
+        // Nothing else is published with it.
+        if self.shut.load(Ordering::Relaxed) {
+            let answer = request.answered(Verdict::NackBusy);
+            return self.reply(core, Reply { to: from, answer }, None);
+        }
         match self.master.admit(core.now(), from, &request) {
             Admission::Execute(token) => self.execute(core, from, token, request, source, ticket),
             Admission::Answer(answer) => self.reply(core, Reply { to: from, answer }, None),

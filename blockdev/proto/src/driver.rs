@@ -303,6 +303,9 @@ impl Driver {
         let volume = &mut self.volumes[index];
         let geometry = volume.mapping.geometry();
         geometry.check(submission.operation, submission.range).map_err(SubmitRefusal::Invalid)?;
+        if let Some(errno) = volume.failing {
+            return Err(SubmitRefusal::Invalid(errno));
+        }
         let Some(id) = self.pending.take() else {
             return Err(SubmitRefusal::Full { pending_max: self.limits.pending_max });
         };
@@ -532,6 +535,46 @@ impl Driver {
         view.suspended = false;
         view.drain_owed &= view.mapping.suspended;
         self.advance(now, index, actions);
+    }
+
+    /// Fails the volume's requests with this error from now on, those that are pending too, instead of
+    /// letting them wait. One that may have reached a master keeps later ones to the same blocks behind it, as
+    /// ever, although its client has its answer (SPEC B5).
+    pub fn fail(
+        &mut self,
+        now: Time,
+        volume: VolumeId,
+        errno: BlockErrno,
+        actions: &mut Vec<DriverAction>,
+    ) {
+        let Some(index) = self.volumes.find(volume) else { return };
+        self.volumes[index].failing = Some(errno);
+        let mut slots = Vec::new();
+        self.pending.select(&mut slots, |entry| entry.volume as usize == index && !entry.abandoned);
+        // From the last to the first: nothing that waits behind another may go out when that one ends.
+        for slot in slots.into_iter().rev() {
+            if self.pending.at(slot).is_under_way() {
+                self.abandon(slot, errno, actions);
+            } else {
+                self.complete(now, slot, Err(errno), None, actions);
+            }
+        }
+    }
+
+    /// Takes the volume's requests again, see [`Driver::fail`].
+    pub fn stop_failing(&mut self, volume: VolumeId) {
+        if let Some(index) = self.volumes.find(volume) {
+            self.volumes[index].failing = None;
+        }
+    }
+
+    /// Whether the volume stands still here: nothing of it is under way, and nothing new goes out. So does one
+    /// that nobody has open.
+    pub fn stands_still(&self, volume: VolumeId) -> bool {
+        self.volumes.find(volume).is_none_or(|index| {
+            let volume = &self.volumes[index];
+            volume.is_suspended() && volume.under_way == 0
+        })
     }
 
     /// Does what is due at `now`.

@@ -37,6 +37,9 @@ pub(crate) struct Pending {
     pub(crate) queued: bool,
     /// An earlier attempt may have run or may run; set until a master says that it did not.
     pub(crate) unknown: bool,
+    /// Its client was told that it failed, and its payload is gone: it only keeps later ones behind it until
+    /// it is certain that it will not run any more.
+    pub(crate) abandoned: bool,
     pub(crate) operation: Operation,
     pub(crate) flags: RequestFlags,
     /// Node of the latest attempt.
@@ -64,6 +67,7 @@ impl Pending {
             stage: Stage::Free,
             queued: false,
             unknown: false,
+            abandoned: false,
             operation: Operation::Flush,
             flags: RequestFlags::NONE,
             to: NodeId(0),
@@ -120,6 +124,7 @@ impl PendingList {
         entry.stage = Stage::Held;
         entry.queued = false;
         entry.unknown = false;
+        entry.abandoned = false;
         entry.attempts = 0;
         Some(RequestId { slot, sequence: entry.sequence })
     }

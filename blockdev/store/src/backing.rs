@@ -143,6 +143,12 @@ impl AnyBacking {
         }
     }
 
+    /// Whether [`AnyBacking::grow`] can make it larger than it is.
+    #[must_use]
+    pub fn can_grow(&self) -> bool {
+        matches!(self, AnyBacking::Memory(_))
+    }
+
     /// How the disk is driven and, where it is not the fastest way, why; for `netdisk status`.
     #[must_use]
     pub fn access(&self) -> &str {

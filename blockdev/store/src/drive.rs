@@ -228,6 +228,12 @@ impl Drive {
         self.backing.persist_epoch(epoch)
     }
 
+    /// See [`AnyBacking::can_grow`].
+    #[must_use]
+    pub fn can_grow(&self) -> bool {
+        self.backing.can_grow()
+    }
+
     /// See [`AnyBacking::grow`].
     ///
     /// # Errors

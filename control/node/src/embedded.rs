@@ -1,7 +1,8 @@
 //! A node inside a program: the library surface for applications that want the cluster's disks without a
 //! daemon.
 
-use crate::node::{Ended, Node, NodeOptions, NodeRefusal};
+use crate::node::{Ended, Node};
+use crate::options::{NodeOptions, NodeRefusal};
 use blockdev_engine::{Library, OpenRefusal, VirtualDisk};
 use std::io;
 use std::sync::Arc;

@@ -39,12 +39,14 @@ impl Monitor {
         self.thread.announce(self.epoch, self.disk_age_ms);
     }
 
-    /// Heartbeats tell that the oldest disk request is this old.
-    pub(crate) fn set_disk_age(&mut self, disk_age_ms: u32) {
-        if self.disk_age_ms != disk_age_ms {
+    /// Heartbeats tell that the oldest disk request is this old. `true`: it was another before.
+    pub(crate) fn set_disk_age(&mut self, disk_age_ms: u32) -> bool {
+        let has_changed = self.disk_age_ms != disk_age_ms;
+        if has_changed {
             self.disk_age_ms = disk_age_ms;
             self.thread.announce(self.epoch, self.disk_age_ms);
         }
+        has_changed
     }
 
     pub(crate) fn reincarnate(&self, incarnation: Incarnation) {

@@ -5,6 +5,7 @@ use crate::disks::{DiskStartRefusal, disk_of, open_disk};
 use blockdev_engine::{BlockEngine, DiskRefusal};
 use blockdev_proto::geometry::{DiskId, VolumeId};
 use blockdev_proto::mapping::Mapping;
+use control_proto::ccd::{Reconfiguration, Row, RowChange};
 use control_proto::rows::{ClusterRows, VirtualDiskRow};
 use control_proto::view::BrokenPath;
 use std::time::{Duration, Instant};
@@ -127,6 +128,38 @@ impl DiskKeeper {
         }
         self.let_go(engine);
         self.follow(engine, rows)
+    }
+
+    /// Why a reconfiguration cannot be done here, as far as that can be told before.
+    pub(crate) fn cannot(
+        &self,
+        engine: &BlockEngine,
+        rows: &ClusterRows,
+        change: &Reconfiguration,
+    ) -> Option<String> {
+        let mut after = rows.clone();
+        let wanted = change.changes.iter().filter_map(|change| match change {
+            RowChange::Put(row) => Some(row),
+            RowChange::Remove(_) => None,
+        });
+        for row in wanted.clone().filter(|row| matches!(row, Row::Disk(_) | Row::VirtualDisk(_))) {
+            after.put(row.clone());
+        }
+        for row in wanted {
+            let Row::VirtualDisk(volume) = row else { continue };
+            let Some(disk) = disk_of(&after, self.node, volume) else { continue };
+            let room = engine.room_of(disk.id);
+            if let Some(bytes) = room.filter(|bytes| *bytes < volume.size_bytes) {
+                return Some(format!("disk {} holds {bytes} bytes only", disk.name));
+            }
+            // One that is held is not there yet: somebody is about to plug it in.
+            if room.is_none() && !change.hold {
+                if let Err(refusal) = open_disk(&after, self.node, volume, disk) {
+                    return Some(refusal.to_string());
+                }
+            }
+        }
+        None
     }
 
     /// Lets go of disks that are not needed any more; comes after the mappings.

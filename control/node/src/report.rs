@@ -1,10 +1,12 @@
 //! What `netdisk status` tells: the node at one moment, as data and as text.
 
-use crate::distress::Distress;
+mod changes;
+
+pub(crate) use changes::change_text;
+
 use crate::node::Node;
 use blockdev_engine::EngineStatus;
 use blockdev_proto::geometry::VolumeId;
-use control_proto::distress::Standing;
 use control_proto::rows::ClusterRows;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -28,16 +30,22 @@ pub struct Status {
     pub epoch: u64,
     /// Members at that number.
     pub members: Vec<u16>,
-    /// Whether a majority is reachable.
+    /// Whether a lease is held, which takes a majority of the voters.
     pub quorum: bool,
+    /// The replicated log of the configuration.
+    #[serde(default)]
+    pub log: Log,
+    /// Reconfigurations that members stand still for.
+    #[serde(default)]
+    pub reconfigurations: Vec<Reconfiguration>,
+    /// Nodes that gave up in distress and stay out.
+    #[serde(default)]
+    pub tombstones: Vec<u16>,
     /// Memory.
     pub memory: Memory,
     /// Connections refused because the other end is no member of the cluster, or could not prove it.
     #[serde(default)]
     pub handshakes_refused: u64,
-    /// Distress signals that were not believed: forged, or of another cluster.
-    #[serde(default)]
-    pub distress_refused: u64,
     /// All other nodes.
     pub peers: Vec<Peer>,
     /// Disks attached here.
@@ -52,6 +60,40 @@ pub struct Status {
     pub failovers: Vec<Failover>,
     /// NBD servers.
     pub nbd: Vec<Nbd>,
+}
+
+/// The replicated log as this node knows it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Log {
+    /// `leader`, `follower`, `learner` or `none`.
+    pub role: String,
+    /// Who leads, if anybody does.
+    pub leader: Option<u16>,
+    /// The term; rises with each election.
+    pub term: u64,
+    /// Who votes.
+    pub voters: Vec<u16>,
+    /// Who gets the log without a vote.
+    pub learners: Vec<u16>,
+    /// Index of the last entry that this node acts on.
+    pub applied: u64,
+    /// Index of the last entry that this node has.
+    pub last: u64,
+    /// Index of the last entry in the snapshot.
+    pub snapshot: u64,
+}
+
+/// A reconfiguration under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reconfiguration {
+    /// Its number.
+    pub id: u64,
+    /// How far it is, in words.
+    pub phase: String,
+    /// Virtual disks that stand still for it.
+    pub virtual_disks: Vec<String>,
+    /// Nodes that are waited for.
+    pub waits_for: Vec<u16>,
 }
 
 /// Memory of the node.
@@ -74,9 +116,6 @@ pub struct Peer {
     pub member: bool,
     /// Whether a rail to it is up.
     pub reachable: bool,
-    /// What it said of its end; empty if nothing. One that is not reachable and said nothing may be cut off.
-    #[serde(default)]
-    pub distress: String,
     /// Its life, once met.
     pub incarnation: Option<u64>,
     /// Logical links to it.
@@ -222,6 +261,19 @@ pub(crate) fn status(node: &mut Node) -> Status {
     let epoch = node.epoch().0;
     let reports = node.monitor.reports();
     let open = node.station.open_volumes().to_vec();
+    let members = node.members().map(|member| member.0).collect();
+    let log = log(node);
+    let database = node.replica.database();
+    let tombstones = database.tombstones().map(|stone| stone.member.node.0).collect();
+    let reconfigurations = database
+        .live_reconfigurations()
+        .map(|row| Reconfiguration {
+            id: row.id.0,
+            phase: row.phase.to_string(),
+            virtual_disks: row.volumes.iter().map(|volume| volume_name(&rows, *volume)).collect(),
+            waits_for: row.missing.iter().map(|member| member.node.0).collect(),
+        })
+        .collect();
     let (core, clients) = node.station.endpoint.parts();
     let transport = core.status();
     let engine = clients.engine.status(&volumes);
@@ -239,7 +291,10 @@ pub(crate) fn status(node: &mut Node) -> Status {
         incarnation: core.incarnation().0,
         uptime_s: node.started.elapsed().as_secs(),
         epoch,
-        members: node.view.iter().flat_map(|view| view.members.iter().map(|member| member.node.0)).collect(),
+        members,
+        log,
+        reconfigurations,
+        tombstones,
         quorum: node.has_quorum,
         memory: Memory {
             resident_bytes: resident_bytes(),
@@ -247,9 +302,8 @@ pub(crate) fn status(node: &mut Node) -> Status {
             budget_bytes: rows.memory_budget_bytes,
         },
         handshakes_refused: transport.handshakes_refused,
-        distress_refused: node.distress.refused(),
         failovers: failovers.collect(),
-        peers: peers(&transport, &reports, &node.distress),
+        peers: peers(&transport, &reports),
         disks: disks(&rows, &engine),
         virtual_disks: virtual_disks(&rows, &engine, &open),
         driver: Driver {
@@ -277,11 +331,32 @@ pub(crate) fn status(node: &mut Node) -> Status {
     }
 }
 
-fn peers(
-    transport: &TransportStatus,
-    reports: &[transport_endpoint::MonitorReport],
-    distress: &Distress,
-) -> Vec<Peer> {
+fn log(node: &mut Node) -> Log {
+    let (id, applied) = (node.genesis.node, node.replica.database().index());
+    let clients = node.station.endpoint.clients();
+    let Some(state) = clients.consensus.as_ref().map(|log| log.state()) else { return Log::default() };
+    let ids = |nodes: &std::collections::BTreeSet<_>| {
+        nodes.iter().map(|node: &transport_proto::identity::NodeId| node.0).collect()
+    };
+    let role = match () {
+        () if state.leads => "leader",
+        () if state.voters.contains(&id) => "follower",
+        () if state.learners.contains(&id) => "learner",
+        () => "none",
+    };
+    Log {
+        role: role.into(),
+        leader: state.leader.map(|node| node.0),
+        term: state.term,
+        voters: ids(&state.voters),
+        learners: ids(&state.learners),
+        applied,
+        last: state.last,
+        snapshot: state.snapshot,
+    }
+}
+
+fn peers(transport: &TransportStatus, reports: &[transport_endpoint::MonitorReport]) -> Vec<Peer> {
     let round_trip = |node, path| {
         let report = reports.iter().find(|report| report.peer == node)?;
         let rail = report.rails.iter().find(|rail| rail.path == path)?;
@@ -291,11 +366,6 @@ fn peers(
         node: peer.node.0,
         member: peer.member,
         reachable: peer.reachable,
-        distress: match distress.standing(peer.node, peer.reachable) {
-            Standing::Present | Standing::Silent => String::new(),
-            Standing::Ending(reason) => format!("about to end: {reason}"),
-            Standing::Failed(reason, level) => format!("failed: {reason} ({level})"),
-        },
         incarnation: peer.incarnation.map(|life| life.0),
         links: peer
             .links
@@ -393,6 +463,26 @@ fn render(status: &Status, out: &mut String) -> std::fmt::Result {
     let quorum = if status.quorum { "majority reachable" } else { "NO MAJORITY: serving nothing" };
     writeln!(out, "node {} of {}, up {} s, {quorum}", status.node, status.cluster, status.uptime_s)?;
     writeln!(out, "configuration {}, members {:?}", status.epoch, status.members)?;
+    let log = &status.log;
+    let leader = log.leader.map_or_else(|| "nobody".into(), |node| format!("node {node}"));
+    writeln!(
+        out,
+        "log: {}, term {} led by {leader}, voters {:?}, learners {:?}, entry {} of {}",
+        log.role, log.term, log.voters, log.learners, log.applied, log.last
+    )?;
+    for one in &status.reconfigurations {
+        writeln!(
+            out,
+            "reconfiguration {} of {}: {}; waits for nodes {:?}",
+            one.id,
+            one.virtual_disks.join(", "),
+            one.phase,
+            one.waits_for
+        )?;
+    }
+    for node in &status.tombstones {
+        writeln!(out, "node {node} gave up in distress and stays out: netdisk node clear {node}")?;
+    }
     let memory = &status.memory;
     let mib = |bytes: u64| bytes >> 20;
     let (resident, held, budget) =
@@ -400,9 +490,6 @@ fn render(status: &Status, out: &mut String) -> std::fmt::Result {
     writeln!(out, "memory {resident} MiB resident, {held} MiB transport, {budget} MiB budget")?;
     if status.handshakes_refused > 0 {
         writeln!(out, "{} connections of strangers refused", status.handshakes_refused)?;
-    }
-    if status.distress_refused > 0 {
-        writeln!(out, "{} distress signals not believed", status.distress_refused)?;
     }
     render_peers(status, out)?;
     render_disks(status, out)
@@ -412,11 +499,7 @@ fn render_peers(status: &Status, out: &mut String) -> std::fmt::Result {
     for peer in &status.peers {
         let (member, reach) = (
             if peer.member { "member" } else { "not a member" },
-            match (peer.reachable, peer.distress.as_str()) {
-                (true, "") => "reachable",
-                (false, "") => "UNREACHABLE: failed or cut off",
-                (_, said) => said,
-            },
+            if peer.reachable { "reachable" } else { "UNREACHABLE" },
         );
         writeln!(out, "peer {}: {member}, {reach}", peer.node)?;
         for link in &peer.links {

@@ -1,6 +1,7 @@
 //! The clients of one node's endpoint, and the node as the service below its NBD servers.
 
 use crate::access::{Access, access};
+use crate::consensus::Consensus;
 use crate::membership::MembershipClient;
 use blockdev_engine::{
     BlockEngine, BlockIo, DeskWish, LibraryDesk, OpenRefusal as LibraryRefusal, Opened, Opening, ReadData,
@@ -27,6 +28,8 @@ pub(crate) struct NodeClients {
     pub(crate) engine: BlockEngine,
     /// Membership.
     pub(crate) membership: MembershipClient,
+    /// The log of the configuration; there from the end of the start on.
+    pub(crate) consensus: Option<Consensus>,
 }
 
 impl Clients for NodeClients {
@@ -35,6 +38,11 @@ impl Clients for NodeClients {
         match delivery.client {
             ClientId::BLOCK => self.engine.deliver(core, delivery),
             ClientId::MEMBERSHIP => self.membership.deliver(core, delivery),
+            ClientId::CONFIGURATION => {
+                if let Some(consensus) = &mut self.consensus {
+                    consensus.deliver(core, delivery);
+                }
+            }
             _ => {}
         }
     }
@@ -48,6 +56,9 @@ impl Clients for NodeClients {
     fn peer(&mut self, core: &mut Core, event: PeerEvent) {
         self.engine.peer(core, event);
         self.membership.peer(core, event);
+        if let Some(consensus) = &mut self.consensus {
+            consensus.peer(core, event);
+        }
     }
 
     fn writable(&mut self, core: &mut Core, node: NodeId, client: ClientId) {

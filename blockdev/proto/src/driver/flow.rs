@@ -79,6 +79,10 @@ impl Driver {
     /// Sends a request to the serving node, for the first time or again.
     #[inline]
     pub(super) fn send(&mut self, now: Time, slot: Slot, to: NodeId, actions: &mut Vec<DriverAction>) {
+        if self.pending.at(slot).abandoned {
+            // The gate that opened here is the proof that it will not run any more.
+            return self.complete(now, slot, Ok(()), None, actions);
+        }
         self.set_stage(slot, Stage::Sent);
         let peer = &mut self.peers[usize::from(to.0)];
         if peer.room != u32::MAX {
@@ -219,6 +223,15 @@ impl Driver {
         }
     }
 
+    /// Tells a client that its request failed, while nobody knows yet whether it ran or will run.
+    pub(super) fn abandon(&mut self, slot: Slot, errno: BlockErrno, actions: &mut Vec<DriverAction>) {
+        let entry = self.pending.at_mut(slot);
+        entry.abandoned = true;
+        self.counts.completed += 1;
+        self.counts.failed += 1;
+        actions.push(DriverAction::Complete { slot, tag: entry.tag, result: Err(errno), data: None });
+    }
+
     /// Finishes a request and lets those go that waited for it.
     #[inline]
     pub(super) fn complete(
@@ -232,7 +245,7 @@ impl Driver {
         self.set_stage(slot, Stage::Held);
         let entry = self.pending.at(slot);
         let (index, tag, position) = (entry.volume as usize, entry.tag, entry.position);
-        let (operation, queued) = (entry.operation, entry.queued);
+        let (operation, queued, abandoned) = (entry.operation, entry.queued, entry.abandoned);
         if queued {
             self.volumes[index].held.remove(&mut self.pending, slot);
         }
@@ -241,10 +254,12 @@ impl Driver {
         }
         self.pending.give_back(slot);
         self.volumes[index].pending -= 1;
-        self.counts.completed += 1;
-        self.counts.failed += u64::from(result.is_err());
-        let data = data.filter(|_| result.is_ok() && operation == Operation::Read);
-        actions.push(DriverAction::Complete { slot, tag, result, data });
+        if !abandoned {
+            self.counts.completed += 1;
+            self.counts.failed += u64::from(result.is_err());
+            let data = data.filter(|_| result.is_ok() && operation == Operation::Read);
+            actions.push(DriverAction::Complete { slot, tag, result, data });
+        }
         self.tell_drained(index, actions);
         if !self.volumes[index].held.is_empty() {
             self.pump(now, index, actions);
@@ -301,7 +316,7 @@ impl Driver {
         }
         let patience = self.limits.send_again_after;
         let mut slots = core::mem::take(&mut self.scratch);
-        self.pending.select(&mut slots, |entry| entry.stage == Stage::Sent);
+        self.pending.select(&mut slots, |entry| entry.stage == Stage::Sent && !entry.abandoned);
         self.send_again_at = if slots.is_empty() { Time::NEVER } else { now + patience };
         for slot in slots.drain(..) {
             let entry = self.pending.at(slot);

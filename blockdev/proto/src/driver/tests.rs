@@ -460,3 +460,39 @@ fn a_volume_that_goes_ends_what_is_pending_and_leaves_nothing_that_is_sent_later
     assert_eq!(asks(&rig.write(1, 4)), [(SECOND, Epoch(9))]);
     assert_eq!(rig.driver.volumes.len(), 1, "its place is used again");
 }
+
+// proves: B5 C6
+#[test]
+fn a_volume_that_fails_answers_at_once_and_keeps_later_writes_behind_what_may_have_run() {
+    let mut rig = Rig::open();
+    let (_, sent) = sole_send(&rig.write(1, 1));
+    assert_eq!(rig.write(1, 2), [], "waits for the one before");
+    let mut actions = Vec::new();
+    rig.driver.fail(rig.now, VOLUME, BlockErrno::Eio, &mut actions);
+    let failed = |tag| (tag, Err(BlockErrno::Eio));
+    assert_eq!((completions(&actions), sends(&actions)), (vec![failed(2), failed(1)], vec![]));
+    assert_eq!(rig.try_submit(Operation::Flush, 0, 0, 3).0, Err(SubmitRefusal::Invalid(BlockErrno::Eio)));
+    rig.driver.stop_failing(VOLUME);
+    assert_eq!(rig.write(1, 4), [], "the first write may still run at its master");
+    assert_eq!(sends(&rig.later(Duration::from_secs(5))), [], "its payload is gone, it is not sent again");
+    // A newer gate is open: the old one is closed and drained.
+    rig.mapping(row(6, Some(SECOND)));
+    let (to, later) = sole_send(&rig.attached(SECOND, 6, 6));
+    assert_eq!((to, later.id == sent.id), (SECOND, false));
+    assert_eq!(completions(&rig.answer(SECOND, &later, Verdict::Done)), [(4, Ok(()))]);
+    assert_eq!(rig.driver.pending(), 0);
+    assert_eq!(rig.answer_used(FIRST, &sent.answered(Verdict::Done)).0, AnswerUse::Stray);
+}
+
+// proves: C6
+#[test]
+fn a_late_answer_settles_a_request_whose_client_was_told_that_it_failed() {
+    let mut rig = Rig::open();
+    let (_, sent) = sole_send(&rig.write(1, 1));
+    let mut actions = Vec::new();
+    rig.driver.fail(rig.now, VOLUME, BlockErrno::Eio, &mut actions);
+    assert_eq!(rig.answer(FIRST, &sent, Verdict::Done), [], "its client has its answer");
+    assert_eq!(rig.driver.pending(), 0);
+    rig.driver.stop_failing(VOLUME);
+    assert_eq!(sends(&rig.write(1, 2)).len(), 1);
+}

@@ -1,6 +1,7 @@
 //! What a driver knows of one volume: its mapping, whether its master is ready, and what waits.
 
 use super::DriverLimits;
+use crate::errno::BlockErrno;
 use crate::mapping::Mapping;
 use crate::overlap::OverlapTable;
 use crate::pending::HeldQueue;
@@ -37,6 +38,8 @@ pub(super) struct VolumeView {
     pub(super) attachment: Attachment,
     /// Held by [`super::Driver::suspend`], beside what the mapping says.
     pub(super) suspended: bool,
+    /// Requests fail with this at once, by [`super::Driver::fail`].
+    pub(super) failing: Option<BlockErrno>,
     /// `Drained` is to be told once nothing is under way.
     pub(super) drain_owed: bool,
     /// Pending requests.
@@ -58,6 +61,7 @@ impl VolumeView {
             mapping: *mapping,
             attachment: Attachment::Detached,
             suspended: false,
+            failing: None,
             drain_owed: mapping.suspended,
             pending: 0,
             under_way: 0,

@@ -1,0 +1,278 @@
+//! What the administrator asks of the node: answers at once, or once the log has answered.
+
+use crate::admin::{Asked, Request, of_hex, refusal, to_hex};
+use crate::consensus::{Asker, NotTaken};
+use crate::node::Node;
+use crate::report;
+use control_proto::ccd::{Answer, Applied, Change, Command, Database, Event, ReconfigurationId, RowEvent};
+use control_raft::NotDone;
+use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A change that has no answer by then is reported as of unknown outcome.
+const PROPOSAL_TIME_MAX: Duration = Duration::from_secs(8);
+/// The same for one whose reconfiguration is waited for.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(110);
+/// Changes of administrators under way at once.
+const WAITING_MAX: usize = 32;
+/// Those who watch at once.
+const WATCHERS_MAX: usize = 16;
+
+/// A request whose answer is still to come.
+struct Waiting {
+    number: u64,
+    answer: SyncSender<String>,
+    since: Instant,
+    wait: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    /// The log has not answered.
+    Proposed,
+    /// The log has answered; this node's copy is behind.
+    Answered(Answer),
+}
+
+/// Requests under way, and those who watch.
+#[derive(Default)]
+pub(crate) struct Desk {
+    waiting: Vec<Waiting>,
+    last: u64,
+    watchers: Vec<SyncSender<String>>,
+}
+
+impl Desk {
+    /// The log has answered, or did not take the change.
+    pub(crate) fn finished(&mut self, number: u64, result: Result<Answer, NotDone>) {
+        let Some(place) = self.waiting.iter().position(|waiting| waiting.number == number) else { return };
+        match result {
+            Ok(answer) => self.waiting[place].stage = Stage::Answered(answer),
+            Err(why) => give(self.waiting.remove(place).answer, &refusal(&format!("nothing was changed: {why}"))),
+        }
+    }
+
+    /// Something changed.
+    pub(crate) fn tell_watchers(&mut self, event: &Event) {
+        if !self.watchers.is_empty() {
+            self.tell(&event_line(event, Some(unix_ms())).to_string());
+        }
+    }
+
+    /// So much changed that it is not told one by one.
+    pub(crate) fn tell_gap(&mut self, database: &Database) {
+        let line = json!({ "gap": true, "index": database.index(), "number": database.number().0 });
+        self.tell(&line.to_string());
+    }
+
+    fn tell(&mut self, line: &str) {
+        // One that does not keep up is hung up on: it begins again from where it was.
+        self.watchers.retain(|watcher| watcher.try_send(line.to_owned()).is_ok());
+    }
+
+    fn watch(&mut self, database: &Database, since: Option<u64>, watcher: SyncSender<String>) {
+        if self.watchers.len() >= WATCHERS_MAX {
+            return give(watcher, &refusal("too many watch this node already; watch another"));
+        }
+        let from = since.unwrap_or(database.index());
+        let first = json!({ "watching": from, "number": database.number().0 });
+        let mut lines = vec![first];
+        match database.events_since(from) {
+            Ok(events) => lines.extend(events.map(|event| event_line(event, None))),
+            Err(gap) => lines.push(json!({ "gap": true, "index": gap.kept_after })),
+        }
+        if lines.into_iter().all(|line| watcher.try_send(line.to_string()).is_ok()) {
+            self.watchers.push(watcher);
+        }
+    }
+}
+
+fn give(to: SyncSender<String>, answer: &str) {
+    // Whoever asked may have gone.
+    let _ = to.try_send(answer.to_owned());
+}
+
+fn done() -> String {
+    json!({ "done": true }).to_string()
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn event_line(event: &Event, unix_ms: Option<u64>) -> Value {
+    json!({
+        "index": event.index,
+        "number": event.number.0,
+        "unix_ms": unix_ms,
+        "cause": event.cause.to_string(),
+        "changes": event.changes.iter().map(change_line).collect::<Vec<_>>(),
+    })
+}
+
+fn change_line(change: &RowEvent) -> Value {
+    let kind = match (&change.before, &change.after) {
+        (None, _) => "added",
+        (_, None) => "removed",
+        _ => "changed",
+    };
+    json!({ "row": change.key.to_string(), "kind": kind, "text": report::change_text(change) })
+}
+
+impl Node {
+    pub(crate) fn answer(&mut self, asked: Asked) {
+        let Asked { request, answer } = asked;
+        let text = match request {
+            Request::Status => serde_json::to_string(&report::status(self))
+                .unwrap_or_else(|fault| refusal(&fault.to_string())),
+            Request::CutRail { link, rail } => self.mute(link, rail, true),
+            Request::MendRail { link, rail } => self.mute(link, rail, false),
+            Request::Stop => {
+                self.stop.store(true, Ordering::Relaxed);
+                done()
+            }
+            Request::Propose { change, dry_run, wait } => {
+                return self.propose_for_admin(&change, dry_run, wait, answer);
+            }
+            Request::Database { .. } => {
+                let database = self.replica.database();
+                let (index, number) = (database.index(), database.number().0);
+                json!({ "index": index, "number": number, "snapshot": to_hex(&database.snapshot()) }).to_string()
+            }
+            Request::Watch { since } => return self.desk.watch(self.replica.database(), since, answer),
+        };
+        give(answer, &text);
+    }
+
+    fn propose_for_admin(&mut self, change: &str, dry_run: bool, wait: bool, to: SyncSender<String>) {
+        let decoded = of_hex(change).and_then(|bytes| Command::decode(&bytes).ok());
+        let Some(Command { expect, change, .. }) = decoded else {
+            return give(to, &refusal("this is no change that this release knows: use netdisk of the same release"));
+        };
+        let (_, clients) = self.station.endpoint.parts();
+        let Some(consensus) = clients.consensus.as_mut() else {
+            return give(to, &refusal("the node is still starting; ask again"));
+        };
+        if dry_run {
+            let operation = consensus.next_operation();
+            let command = Command { operation, expect, change };
+            return give(to, &self.would_do(&command));
+        }
+        if self.desk.waiting.len() >= WAITING_MAX {
+            return give(to, &refusal("too many changes are under way; ask again when one has ended"));
+        }
+        self.desk.last += 1;
+        let number = self.desk.last;
+        let what = what(&change);
+        match consensus.propose(Asker::Admin(number), expect, change) {
+            Ok(()) => {
+                tracing::info!("an administrator asks for {what}");
+                let (since, stage) = (Instant::now(), Stage::Proposed);
+                self.desk.waiting.push(Waiting { number, answer: to, since, wait, stage });
+            }
+            Err(NotTaken::Busy) => give(to, &refusal("too many changes are under way; ask again")),
+            Err(NotTaken::Stopped) => give(to, &refusal("the log of this node has stopped: ask another node")),
+            Err(NotTaken::TooLarge) => give(to, &refusal("the change is too large: divide it")),
+        }
+    }
+
+    /// What a change would do, on a copy.
+    fn would_do(&self, command: &Command) -> String {
+        let mut copy = self.replica.database().clone();
+        let index = copy.index() + 1;
+        match copy.apply(index, command) {
+            Applied::Done { event, .. } => {
+                let changes: Vec<Value> =
+                    event.iter().flat_map(|event| event.changes.iter().map(change_line)).collect();
+                json!({ "dry_run": true, "number": copy.number().0, "changes": changes }).to_string()
+            }
+            Applied::Refused(answer) | Applied::Repeated(answer) => match answer.result {
+                Err(refused) => refusal(&refused.to_string()),
+                Ok(_) => json!({ "dry_run": true, "changes": [] }).to_string(),
+            },
+        }
+    }
+
+    /// Answers those whose changes have ended by now.
+    pub(crate) fn settle_asked(&mut self) {
+        if self.desk.waiting.is_empty() {
+            return;
+        }
+        let database = self.replica.database();
+        self.desk.waiting.retain(|waiting| {
+            let answer = match &waiting.stage {
+                Stage::Answered(answer) => settled(database, answer, waiting.wait),
+                Stage::Proposed => None,
+            };
+            let time_max = if waiting.wait { WAIT_TIME_MAX } else { PROPOSAL_TIME_MAX };
+            let answer = answer.or_else(|| {
+                let late = waiting.since.elapsed() > time_max;
+                late.then(|| {
+                    refusal(
+                        "no answer in time: whether it was changed, or will be, is unknown; look again before \
+                         you repeat it (netdisk status tells whether there is a majority)",
+                    )
+                })
+            });
+            if let Some(answer) = &answer {
+                give(waiting.answer.clone(), answer);
+            }
+            answer.is_none()
+        });
+    }
+
+    fn mute(&mut self, link: u8, rail: u8, muted: bool) -> String {
+        if self.monitor.mute(link, rail, muted) {
+            tracing::warn!(link, rail, muted, "rail by order of the administrator");
+            done()
+        } else {
+            refusal(&format!("this node has no rail {rail} in link {link}; see netdisk status"))
+        }
+    }
+}
+
+/// The answer to the administrator, once this node knows what the log answered, and the reconfiguration that
+/// is waited for has ended.
+fn settled(database: &Database, answer: &Answer, wait: bool) -> Option<String> {
+    let outcome = match &answer.result {
+        Err(refused) => return Some(refusal(&refused.to_string())),
+        Ok(outcome) => outcome,
+    };
+    if database.index() < answer.index {
+        return None;
+    }
+    let row = outcome.reconfiguration.and_then(|id| database.reconfiguration(id));
+    let phase = row.map(|row| row.phase);
+    if wait && phase.is_some_and(|phase| phase.is_live()) {
+        return None;
+    }
+    let id = outcome.reconfiguration.map(|ReconfigurationId(id)| id);
+    let text = json!({
+        "done": true,
+        "index": answer.index,
+        "number": database.number().0,
+        "reconfiguration": id,
+        "phase": phase.map(|phase| phase.to_string()),
+    });
+    match phase {
+        Some(control_proto::ccd::Phase::Cancelled { why, .. }) if wait => {
+            Some(refusal(&format!("nothing was changed: {why}")))
+        }
+        _ => Some(text.to_string()),
+    }
+}
+
+fn what(change: &Change) -> &'static str {
+    match change {
+        Change::Rows(_) => "a change of rows",
+        Change::Prepare { .. } => "a reconfiguration",
+        Change::Proceed { .. } => "a reconfiguration to go on",
+        Change::Cancel { .. } => "the end of a reconfiguration",
+        Change::Clear { .. } => "a tombstone to be cleared",
+        Change::CreateToken(_) | Change::RevokeToken(_) => "an invitation",
+        Change::Join { .. } => "a node to join",
+        _ => "a change",
+    }
+}
