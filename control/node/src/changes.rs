@@ -132,16 +132,14 @@ impl Node {
         let departed: Vec<(NodeId, Incarnation)> =
             membership.departed.iter().map(|gone| (gone.node, gone.incarnation)).collect();
         let is_member = membership.has(me);
-        if members_changed {
-            let listed: Vec<u16> = members.iter().map(|node| node.0).collect();
-            tracing::info!(number = view.epoch.0, members = ?listed, "members");
-        }
         let (core, clients) = self.station.endpoint.parts();
         if core.epoch() != view.epoch || members_changed {
             core.configure_lives(view.epoch, &members, &departed);
             self.monitor.configure(view.epoch);
         }
         if members_changed {
+            let listed: Vec<u16> = members.iter().map(|node| node.0).collect();
+            tracing::info!(number = view.epoch.0, members = ?listed, "members");
             clients.engine.members(&members);
         }
         // A life that is not in serves nothing and asks nobody, whatever one before it did.

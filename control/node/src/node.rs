@@ -263,7 +263,6 @@ impl Node {
         }
         if consensus.control(core.now()) {
             let state = consensus.state();
-            tracing::info!(leader = ?state.leader.map(|node| node.0), term = state.term, "leader of the log");
             let (leader, term) = (state.leader, state.term);
             clients.membership.tell(core, Input::Leader { leader, term });
         }
