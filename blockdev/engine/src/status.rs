@@ -35,6 +35,10 @@ pub struct VolumeStatus {
     pub serving: Option<NodeId>,
     /// This node's gate.
     pub gate: GatePhase,
+    /// Whether this node's driver takes requests for it.
+    pub set_up: bool,
+    /// Whether drivers hold new requests.
+    pub suspended: bool,
     /// Requests pending in this node's driver.
     pub pending: usize,
 }
@@ -68,6 +72,8 @@ impl BlockEngine {
                 epoch: mapping.epoch,
                 serving: mapping.serving,
                 gate: self.master.gate(*volume),
+                set_up: self.is_open(*volume),
+                suspended: mapping.suspended,
                 pending: self.driver.pending_of(*volume),
             })
         };

@@ -540,13 +540,7 @@ impl Driver {
     /// Fails the volume's requests with this error from now on, those that are pending too, instead of
     /// letting them wait. One that may have reached a master keeps later ones to the same blocks behind it, as
     /// ever, although its client has its answer (SPEC B5).
-    pub fn fail(
-        &mut self,
-        now: Time,
-        volume: VolumeId,
-        errno: BlockErrno,
-        actions: &mut Vec<DriverAction>,
-    ) {
+    pub fn fail(&mut self, now: Time, volume: VolumeId, errno: BlockErrno, actions: &mut Vec<DriverAction>) {
         let Some(index) = self.volumes.find(volume) else { return };
         self.volumes[index].failing = Some(errno);
         let mut slots = Vec::new();

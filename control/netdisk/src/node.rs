@@ -1,24 +1,27 @@
 //! `netdisk node`: the daemon.
 
 use crate::logging;
+use crate::status::{Which, request};
 use anyhow::{Context, ensure};
+use control_node::admin::Request;
 use control_node::config::Config;
+use control_node::distress::clear;
 use control_node::{Ended, Node, NodeOptions};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use transport_endpoint::SpinSettings;
 use transport_proto::identity::NodeId;
 
 /// Run a node of a cluster.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
-    /// What the cluster begins with, the same file on all nodes. Read while the state folder is empty; afterwards
-    /// the cluster's own configuration counts.
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// What the cluster begins with, the same file on all nodes. Read while the state folder is empty;
+    /// afterwards the cluster's own configuration counts.
     #[arg(long, requires = "id")]
     config: Option<PathBuf>,
     /// Which node of it this is.
@@ -44,6 +47,56 @@ pub(crate) struct Arguments {
     with_parent: Option<i32>,
 }
 
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Let a node that gave up in distress start again, once the cause is mended.
+    Clear(Clear),
+    /// Tell a running node that the power is gone: it tells the others, gives up its disks and ends. For the
+    /// daemon that watches the battery.
+    PowerFail(PowerFail),
+}
+
+#[derive(clap::Args)]
+struct Clear {
+    /// Folder of the node's state.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "config")]
+    state: Option<PathBuf>,
+    /// The cluster's configuration, with --id: for a node that uses the usual folder.
+    #[arg(long, requires = "id")]
+    config: Option<PathBuf>,
+    /// Which node of it.
+    #[arg(long)]
+    id: Option<u16>,
+}
+
+#[derive(clap::Args)]
+struct PowerFail {
+    #[command(flatten)]
+    which: Which,
+}
+
+fn act(action: &Action) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::PowerFail(order) => {
+            request(&order.which.socket()?, &Request::PowerFail)?;
+        }
+        Action::Clear(order) => {
+            let folder = match (&order.state, &order.config, order.id) {
+                (Some(folder), _, _) => folder.clone(),
+                (None, Some(config), Some(id)) => default_folder(&Config::load(config)?.rows.name, id),
+                _ => anyhow::bail!("name the node by --state, or by --config and --id"),
+            };
+            match clear(&folder)? {
+                Some(stone) => {
+                    println!("{} had given up ({}); it may start", stone.member.node, stone.reason)
+                }
+                None => println!("{} holds no tombstone: there is nothing to clear", folder.display()),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Where a node of a cluster keeps its state and its admin socket, unless told otherwise.
 pub(crate) fn default_folder(cluster: &str, id: u16) -> PathBuf {
     PathBuf::from(format!("/var/lib/netdisk/{cluster}/node{id}"))
@@ -59,6 +112,9 @@ fn end_with(parent: i32) -> anyhow::Result<()> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(action) = &arguments.action {
+        return act(action);
+    }
     logging::start(arguments.log_json);
     if let Some(parent) = arguments.with_parent {
         end_with(parent)?;
@@ -68,7 +124,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         _ => None,
     };
     let usual = config.as_ref().map(|(config, id)| default_folder(&config.rows.name, id.0));
-    let state = arguments.state.or(usual).context("which node? name its --state folder, or --config and --id")?;
+    let state =
+        arguments.state.or(usual).context("which node? name its --state folder, or --config and --id")?;
     std::fs::create_dir_all(&state)
         .with_context(|| format!("cannot make {}: choose another folder with --state", state.display()))?;
     let socket = arguments.socket.unwrap_or_else(|| state.join("admin.sock"));
@@ -78,17 +135,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         forever: arguments.spin_forever,
     };
     let options = NodeOptions { config, state, socket: Some(socket.clone()), spin };
-    // Before the node starts its threads, so that none of them is interrupted by a signal it does not expect.
-    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot watch for signals")?;
     let node = Node::start(options)?;
-    let (flag, waker) = (node.stop_flag(), node.waker());
-    std::thread::Builder::new().name("netdisk-signals".into()).spawn(move || {
-        for _ in signals.forever() {
-            flag.store(true, Ordering::Relaxed);
-            // Without the wake-up the node sees the flag within its longest sleep.
-            let _ = waker.wake();
-        }
-    })?;
+    node.speak_for_process().context("cannot watch for signals")?;
     for address in node.nbd_addresses() {
         tracing::info!("serving NBD on {address}");
     }
@@ -98,9 +146,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             tracing::info!("stopped");
             Ok(ExitCode::SUCCESS)
         }
-        Ended::LogLost(why) => {
-            anyhow::bail!("the log of the configuration could not be kept ({why}): mend the disk under the \
-                           --state folder and start the node again")
-        }
+        Ended::GaveUp(reason) => anyhow::bail!(
+            "this node gave up ({reason}) and told the others; it stays out until it is cleared by \
+             `netdisk node clear`"
+        ),
     }
 }

@@ -185,16 +185,59 @@ fn a_file_that_is_no_socket_is_never_replaced_by_one() {
 }
 
 #[test]
-fn a_state_folder_that_cannot_be_used_and_damaged_votes_are_named_with_the_remedy() {
+fn a_state_folder_that_cannot_be_used_and_a_damaged_genesis_are_named_with_the_remedy() {
     let cluster = prepared();
     let state = cluster.folder().join("state1");
     std::fs::write(&state, b"a file").unwrap();
     says(&cluster.refused_start(1), &[&state.display().to_string(), "--state"]);
     std::fs::remove_file(&state).unwrap();
     std::fs::create_dir(&state).unwrap();
-    std::fs::write(state.join("votes"), b"ndvotes1 and then nonsense").unwrap();
-    says(&cluster.refused_start(1), &["votes", "damaged", "majority"]);
-    assert!(state.join("votes").exists(), "votes were thrown away");
+    let path = state.join("genesis");
+    std::fs::write(&path, b"ndgenes\0\x01\0 and then nonsense").unwrap();
+    says(&cluster.refused_start(1), &["genesis", "damaged", "put a copy of it back", "netdisk join"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"ndgenes\0\x01\0 and then nonsense", "it was overwritten");
+    std::fs::write(&path, b"somebody's notes").unwrap();
+    says(&cluster.refused_start(1), &["genesis", "not a file of netdisk", "another folder"]);
+}
+
+// proves: C1
+#[test]
+fn a_log_that_is_damaged_or_anothers_is_refused_and_left_alone() {
+    let mut cluster = Cluster::start(NETDISK, ClusterPlan::default());
+    cluster.ids().for_each(|id| cluster.stop_node(id));
+    let of = |id: u16| cluster.folder().join(format!("state{id}"));
+    let log = |id: u16| {
+        let files = std::fs::read_dir(of(id).join("raft")).unwrap();
+        let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+        files.sort_by_key(|path| std::fs::metadata(path).unwrap().len());
+        files.pop().unwrap()
+    };
+    let (path, sound) = (log(1), std::fs::read(log(1)).unwrap());
+    let mut damaged = sound.clone();
+    damaged[..512].fill(0xee);
+    std::fs::write(&path, &damaged).unwrap();
+    says(&cluster.refused_start(1), &[&path.display().to_string()]);
+    assert!(std::fs::read(&path).unwrap() == damaged, "it was overwritten");
+    std::fs::write(&path, &sound).unwrap();
+    // A state folder of another node.
+    std::fs::rename(of(2), of(9)).unwrap();
+    std::fs::rename(of(1), of(2)).unwrap();
+    says(&cluster.refused_start(2), &["is of node 1, not of node 2", "--state"]);
+    std::fs::rename(of(2), of(1)).unwrap();
+    std::fs::rename(of(9), of(2)).unwrap();
+    cluster.ids().for_each(|id| cluster.start_node(id));
+    cluster.until_whole();
+}
+
+#[test]
+fn a_configuration_that_was_edited_after_the_start_is_not_read_and_the_node_says_so() {
+    let mut cluster = Cluster::start(NETDISK, ClusterPlan::default());
+    cluster.stop_node(2);
+    cluster.configure_node(2, |text| text.replace("name = \"vd0\"", "name = \"vd7\""));
+    cluster.start_node(2);
+    cluster.until_whole();
+    assert_eq!(cluster.status(2).unwrap().virtual_disks[0].name, "vd0");
+    assert!(cluster.log(2).contains("is not read any more"), "{}", cluster.log(2));
 }
 
 // proves: B5

@@ -83,6 +83,10 @@ fn a_node_with_another_key_stays_outside_and_the_rest_works() {
     }
     cluster.stop_node(2);
     cluster.configure_as_all(2);
+    // It began as a node of another cluster: that is not undone behind anybody's back.
+    let said = cluster.refused_start(2);
+    assert!(said.contains("another key") && said.contains("--state"), "{said}");
+    std::fs::remove_dir_all(cluster.state_folder(2)).unwrap();
     cluster.start_node(2);
     assert_eq!(cluster.until_whole(), 1);
     load.goes_on(200);

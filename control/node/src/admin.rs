@@ -2,7 +2,9 @@
 //! thread of its own takes connections; what it is asked is answered by the reactor between two rounds, so an
 //! answer shows one moment of the node.
 
+use crate::distress::Alarm;
 use control_proto::ccd::{COMMAND_BYTES_MAX, Change, Command, Expect, OperationId};
+use control_proto::distress::Reason;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -62,6 +64,8 @@ pub enum Request {
         #[serde(default)]
         since: Option<u64>,
     },
+    /// The power is gone: tell the others, drain, end, and stay out until cleared.
+    PowerFail,
     /// Stop cleanly.
     Stop,
 }
@@ -123,6 +127,7 @@ pub(crate) struct Desk {
     asked: Mutex<VecDeque<Asked>>,
     any: AtomicBool,
     waker: Arc<mio::Waker>,
+    alarm: Alarm,
 }
 
 impl Desk {
@@ -214,7 +219,7 @@ impl Drop for Admin {
 
 impl Admin {
     /// Opens the socket and starts its thread. A file left behind by a dead process is replaced.
-    pub(crate) fn open(path: &Path, waker: Arc<mio::Waker>) -> Result<Admin, AdminRefusal> {
+    pub(crate) fn open(path: &Path, waker: Arc<mio::Waker>, alarm: Alarm) -> Result<Admin, AdminRefusal> {
         let refused = |source| AdminRefusal::System(path.to_path_buf(), source);
         if UnixStream::connect(path).is_ok() {
             return Err(AdminRefusal::InUse(path.to_path_buf()));
@@ -227,7 +232,7 @@ impl Admin {
         let listener = UnixListener::bind(path).map_err(refused)?;
         // Whoever may connect may stop the node.
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
-        let desk = Arc::new(Desk { asked: Mutex::default(), any: AtomicBool::new(false), waker });
+        let desk = Arc::new(Desk { asked: Mutex::default(), any: AtomicBool::new(false), waker, alarm });
         let served = desk.clone();
         std::thread::Builder::new()
             .name("netdisk-admin".into())
@@ -265,7 +270,13 @@ fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
     while (&mut reader).take(REQUEST_BYTES_MAX).read_line(&mut line)? > 0 {
         let answer = match serde_json::from_str::<Request>(line.trim()) {
             Ok(request @ Request::Watch { .. }) => return watch(writer, desk, request),
-            Ok(request) => desk.ask(request).unwrap_or_else(|| refusal("the node is busy; ask again")),
+            Ok(request) => {
+                if request == Request::PowerFail {
+                    // Told by a thread that waits for nothing, whatever the reactor is busy with.
+                    desk.alarm.raise(Reason::PowerFail);
+                }
+                desk.ask(request).unwrap_or_else(|| refusal("the node is busy; ask again"))
+            }
             Err(fault) => refusal(&format!("not a request: {fault}")),
         };
         writer.write_all(answer.as_bytes())?;
@@ -350,7 +361,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("netdisk-admin-{}.sock", std::process::id()));
         let poll = mio::Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
-        let admin = Admin::open(&path, waker).unwrap();
+        let admin = Admin::open(&path, waker, Alarm::unheard()).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(admin);
         assert!(!path.exists());

@@ -1,11 +1,12 @@
 //! Acting on what the log says: rows, members, mappings, in the order in which it says it.
 
+use crate::consensus::Asker;
 use crate::ndd;
 use crate::node::Node;
 use crate::replica::News;
 use crate::start::new_life;
 use blockdev_proto::geometry::VolumeId;
-use control_proto::ccd::{Event, Row, RowEvent, RowKey, Table};
+use control_proto::ccd::{Change, Event, Row, RowEvent, RowKey, Table};
 use control_proto::membership::Input;
 use control_proto::rows::{ClusterRows, LostQuorum};
 use control_proto::view::{BrokenPath, ClusterView, Member};
@@ -112,6 +113,7 @@ impl Node {
         self.station.rows = rows.clone();
         let (core, clients) = self.station.endpoint.parts();
         self.rails.follow(core, &self.monitor, &rows);
+        self.distress.follow_rows(&rows);
         let news = self.disks.follow(&mut clients.engine, &rows);
         for volume in ndd::removed(&before, &rows) {
             tracing::info!(volume = volume.0, "the virtual disk is not configured any more");
@@ -132,10 +134,12 @@ impl Node {
         let departed: Vec<(NodeId, Incarnation)> =
             membership.departed.iter().map(|gone| (gone.node, gone.incarnation)).collect();
         let is_member = membership.has(me);
+        let mut endings = Vec::new();
         let (core, clients) = self.station.endpoint.parts();
         if core.epoch() != view.epoch || members_changed {
             core.configure_lives(view.epoch, &members, &departed);
             self.monitor.configure(view.epoch);
+            endings = self.distress.configure(view.epoch, &view.members);
         }
         if members_changed {
             let listed: Vec<u16> = members.iter().map(|node| node.0).collect();
@@ -150,6 +154,23 @@ impl Node {
         let (core, clients) = self.station.endpoint.parts();
         clients.membership.tell(core, Input::Applied(log));
         self.reconfigurations.note(self.replica.database());
+        for ending in &endings {
+            self.on_ending(ending);
+        }
+        self.clear_own_tombstone(me);
+    }
+
+    /// This life was allowed to start: whatever an earlier one said is over.
+    fn clear_own_tombstone(&mut self, me: Member) {
+        let stone = self.replica.database().tombstone(me.node);
+        if stone.is_none_or(|stone| stone.member.incarnation >= me.incarnation) || self.is_leaving() {
+            return;
+        }
+        let clients = self.station.endpoint.clients();
+        if let Some(consensus) = clients.consensus.as_mut().filter(|log| !log.has_open(Asker::Witness)) {
+            // Not taken: with the next news of the log.
+            let _ = consensus.propose(Asker::Witness, Vec::new(), Change::Clear { node: me.node });
+        }
     }
 
     fn map(&mut self, view: &ClusterView, all: bool, volumes: &BTreeSet<VolumeId>) {
@@ -174,6 +195,7 @@ impl Node {
         clients.engine.fence(core);
         core.reincarnate(life);
         self.monitor.reincarnate(life);
+        self.distress.reincarnate(life);
         clients.membership.tell(core, Input::Reincarnate(life));
     }
 

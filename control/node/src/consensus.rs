@@ -36,6 +36,8 @@ pub(crate) enum Asker {
     Participant,
     /// This node as the leader that watches over deadlines.
     Overseer,
+    /// This node as one that heard of the end of a node, or of its own past.
+    Witness,
 }
 
 /// What became of a proposal.
@@ -196,6 +198,11 @@ impl Consensus {
         Ok(())
     }
 
+    /// Whether a proposal of this asker has no answer yet.
+    pub(crate) fn has_open(&self, asker: Asker) -> bool {
+        self.open.values().any(|open| open.asker == asker)
+    }
+
     /// The next proposal that ended.
     pub(crate) fn next_finished(&mut self) -> Option<Finished> {
         self.finished.pop_front()
@@ -228,14 +235,10 @@ impl Consensus {
         let mut count = 0;
         while let Some(message) = self.outputs.next_message() {
             count += 1;
-            let data = if message.data.is_empty() {
-                Data::Empty
-            } else {
-                Data::Caller(Arc::new(message.data))
-            };
+            let data =
+                if message.data.is_empty() { Data::Empty } else { Data::Caller(Arc::new(message.data)) };
             // What is lost for want of a rail or credit is asked for again.
-            let _ =
-                core.send(message.to, ClientId::CONFIGURATION, &message.control, data, Tag::SILENT);
+            let _ = core.send(message.to, ClientId::CONFIGURATION, &message.control, data, Tag::SILENT);
         }
         count
     }
@@ -280,7 +283,9 @@ impl Consensus {
             }),
             Outcome::NotDone(why) if !open.unknown => Err(why),
             // The membership sees in the log what became of it, and thinks again before it repeats itself.
-            _ if matches!(open.asker, Asker::Members | Asker::Raise | Asker::Steward) => Err(NotDone::NoLeader),
+            _ if matches!(open.asker, Asker::Members | Asker::Raise | Asker::Steward) => {
+                Err(NotDone::NoLeader)
+            }
             Outcome::Unknown | Outcome::NotDone(_) => {
                 (open.unknown, open.again_at) = (true, now + AGAIN);
                 return;

@@ -50,7 +50,9 @@ impl Desk {
         let Some(place) = self.waiting.iter().position(|waiting| waiting.number == number) else { return };
         match result {
             Ok(answer) => self.waiting[place].stage = Stage::Answered(answer),
-            Err(why) => give(self.waiting.remove(place).answer, &refusal(&format!("nothing was changed: {why}"))),
+            Err(why) => {
+                give(self.waiting.remove(place).answer, &refusal(&format!("nothing was changed: {why}")))
+            }
         }
     }
 
@@ -129,6 +131,7 @@ impl Node {
                 .unwrap_or_else(|fault| refusal(&fault.to_string())),
             Request::CutRail { link, rail } => self.mute(link, rail, true),
             Request::MendRail { link, rail } => self.mute(link, rail, false),
+            Request::PowerFail => done(),
             Request::Stop => {
                 self.stop.store(true, Ordering::Relaxed);
                 done()
@@ -139,7 +142,8 @@ impl Node {
             Request::Database { .. } => {
                 let database = self.replica.database();
                 let (index, number) = (database.index(), database.number().0);
-                json!({ "index": index, "number": number, "snapshot": to_hex(&database.snapshot()) }).to_string()
+                json!({ "index": index, "number": number, "snapshot": to_hex(&database.snapshot()) })
+                    .to_string()
             }
             Request::Watch { since } => return self.desk.watch(self.replica.database(), since, answer),
         };
@@ -149,7 +153,10 @@ impl Node {
     fn propose_for_admin(&mut self, change: &str, dry_run: bool, wait: bool, to: SyncSender<String>) {
         let decoded = of_hex(change).and_then(|bytes| Command::decode(&bytes).ok());
         let Some(Command { expect, change, .. }) = decoded else {
-            return give(to, &refusal("this is no change that this release knows: use netdisk of the same release"));
+            return give(
+                to,
+                &refusal("this is no change that this release knows: use netdisk of the same release"),
+            );
         };
         let (_, clients) = self.station.endpoint.parts();
         let Some(consensus) = clients.consensus.as_mut() else {
@@ -173,7 +180,9 @@ impl Node {
                 self.desk.waiting.push(Waiting { number, answer: to, since, wait, stage });
             }
             Err(NotTaken::Busy) => give(to, &refusal("too many changes are under way; ask again")),
-            Err(NotTaken::Stopped) => give(to, &refusal("the log of this node has stopped: ask another node")),
+            Err(NotTaken::Stopped) => {
+                give(to, &refusal("the log of this node has stopped: ask another node"))
+            }
             Err(NotTaken::TooLarge) => give(to, &refusal("the change is too large: divide it")),
         }
     }

@@ -89,7 +89,11 @@ impl fmt::Display for GenesisRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             GenesisRefusal::System(path, _) => {
-                write!(f, "cannot use {}: give the node a folder that it may write with --state", path.display())
+                write!(
+                    f,
+                    "cannot use {}: give the node a folder that it may write with --state",
+                    path.display()
+                )
             }
             GenesisRefusal::Foreign(path) => write!(
                 f,
@@ -186,7 +190,8 @@ impl Genesis {
 
     /// What tells nodes apart that were made from different rows.
     pub fn digest(&self) -> [u8; 32] {
-        let digest = Sha256::new().chain_update(b"netdisk genesis\0").chain_update(self.cluster.to_le_bytes());
+        let digest =
+            Sha256::new().chain_update(b"netdisk genesis\0").chain_update(self.cluster.to_le_bytes());
         digest.chain_update(&self.name).chain_update([0]).chain_update(&self.founded).finalize().into()
     }
 

@@ -7,6 +7,7 @@ use crate::admin::Admin;
 use crate::consensus::{Asker, Consensus};
 use crate::ctid::RailKeeper;
 use crate::desk::Desk;
+use crate::distress::{Distress, GivingUp};
 use crate::genesis::Genesis;
 use crate::lease::{LeaseWatch, boot_time};
 use crate::membership::Decision;
@@ -20,6 +21,7 @@ use blockdev_engine::{EngineEvent, Library};
 use blockdev_nbd::ListenAddress;
 use blockdev_proto::geometry::VolumeId;
 use control_proto::ccd::Change;
+use control_proto::distress::Reason;
 use control_proto::membership::Input;
 use control_proto::rows::ClusterRows;
 use control_proto::view::BrokenPath;
@@ -33,12 +35,12 @@ use transport_proto::identity::{Epoch, NodeId};
 use transport_proto::time::Time;
 
 /// Why a running node ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It was asked to.
     Stopped,
-    /// Its copy of the log could not be kept; it must not go on. In words for a person.
-    LogLost(String),
+    /// It told the others that it fails, and stays out until an operator clears it.
+    GaveUp(Reason),
 }
 
 /// A stopping node waits this long for its clients' last answers.
@@ -58,7 +60,9 @@ pub struct Node {
     pub(crate) rails: RailKeeper,
     pub(crate) disks: DiskKeeper,
     pub(crate) monitor: Monitor,
+    pub(crate) distress: Distress,
     pub(crate) lease: LeaseWatch,
+    pub(crate) giving_up: Option<GivingUp>,
     admin: Option<Admin>,
     pub(crate) desk: Desk,
     pub(crate) reconfigurations: Reconfigurations,
@@ -74,17 +78,22 @@ pub struct Node {
     rounds: u32,
 }
 
+/// Those who keep a part of the node in line with the rows, or watch over it.
+pub(crate) struct Keepers {
+    pub(crate) surfaces: Surfaces,
+    pub(crate) rails: RailKeeper,
+    pub(crate) disks: DiskKeeper,
+    pub(crate) monitor: Monitor,
+    pub(crate) distress: Distress,
+    pub(crate) lease: LeaseWatch,
+}
+
 impl Node {
-    #[expect(clippy::too_many_arguments, reason = "its parts, each once")]
     pub(crate) fn of_parts(
         genesis: Genesis,
         replica: Replica,
         station: Station,
-        surfaces: Surfaces,
-        rails: RailKeeper,
-        disks: DiskKeeper,
-        monitor: Monitor,
-        lease: LeaseWatch,
+        keepers: Keepers,
         admin: Option<Admin>,
     ) -> Node {
         Node {
@@ -92,11 +101,13 @@ impl Node {
             rows: station.rows.clone(),
             station,
             replica,
-            surfaces,
-            rails,
-            disks,
-            monitor,
-            lease,
+            surfaces: keepers.surfaces,
+            rails: keepers.rails,
+            disks: keepers.disks,
+            monitor: keepers.monitor,
+            distress: keepers.distress,
+            lease: keepers.lease,
+            giving_up: None,
             admin,
             desk: Desk::default(),
             reconfigurations: Reconfigurations::default(),
@@ -131,8 +142,23 @@ impl Node {
         self.surfaces.servers().flat_map(|server| server.addresses().cloned()).collect()
     }
 
-    /// Drives the node until it is asked to stop.
+    /// From now on the end of this process is told as the end of this node: panics and fatal signals at once,
+    /// SIGTERM and SIGINT by a thread of their own, and they make the node stop. For a daemon; a program that
+    /// has a node inside keeps its signals and panics to itself.
+    pub fn speak_for_process(&self) -> io::Result<()> {
+        self.distress.speak_for_process()
+    }
+
+    /// Drives the node until it is asked to stop, or gives up.
     pub fn run(mut self) -> io::Result<Ended> {
+        let ended = self.drive();
+        if ended.is_err() {
+            self.distress.say(Reason::TransportFailing);
+        }
+        ended
+    }
+
+    fn drive(&mut self) -> io::Result<Ended> {
         loop {
             let found = self.round();
             self.rounds = self.rounds.wrapping_add(1);
@@ -208,7 +234,7 @@ impl Node {
         if let Some(due) = self.reconfigurations.next_due(self.replica.database()) {
             at_most = at_most.min(due.saturating_duration_since(Instant::now()));
         }
-        if self.stopping.is_some() {
+        if self.stopping.is_some() || self.giving_up.is_some() {
             at_most = at_most.min(Duration::from_millis(5));
         }
         let surfaces = &mut self.surfaces;
@@ -222,9 +248,7 @@ impl Node {
     /// Everything that is not data. `Some`: the node has ended.
     fn control(&mut self) -> Option<Ended> {
         self.take_news();
-        if let Some(ended) = self.follow_log() {
-            return Some(ended);
-        }
+        self.follow_log();
         self.watch_over_members();
         let mut news = VecDeque::new();
         while let Some(event) = self.station.endpoint.clients().engine.next_event() {
@@ -245,25 +269,30 @@ impl Node {
             self.answer(asked);
         }
         self.settle_asked();
-        self.stop_step()
+        match self.distress.alarm.raised() {
+            Some(Reason::PlannedStop) => self.stop.store(true, Ordering::Relaxed),
+            Some(reason) => self.give_up(reason),
+            None => {}
+        }
+        if self.giving_up.is_some() { self.give_up_step() } else { self.stop_step() }
     }
 
     /// News of the log: leader, answers, its end.
-    fn follow_log(&mut self) -> Option<Ended> {
+    fn follow_log(&mut self) {
         let (core, clients) = self.station.endpoint.parts();
-        let consensus = clients.consensus.as_mut()?;
+        let Some(consensus) = clients.consensus.as_mut() else { return };
         if !consensus.take_due(core.now()) {
-            return None;
+            return;
         }
         consensus.poll(core);
         if let Some(fatal) = consensus.fatal() {
-            tracing::error!("the log of the configuration has stopped: {fatal}");
-            clients.engine.fence(core);
-            return Some(Ended::LogLost(fatal.to_string()));
+            if self.giving_up.is_none() {
+                tracing::error!("the log of the configuration has stopped: {fatal}");
+            }
+            return self.give_up(Reason::RecordsFailing);
         }
         if consensus.control(core.now()) {
-            let state = consensus.state();
-            let (leader, term) = (state.leader, state.term);
+            let (leader, term) = (consensus.state().leader, consensus.state().term);
             clients.membership.tell(core, Input::Leader { leader, term });
         }
         while let Some(at) = consensus.next_confirmed() {
@@ -271,23 +300,23 @@ impl Node {
         }
         let (voters, others): (Vec<_>, Vec<_>) = self.rows.nodes.iter().partition(|row| row.voter);
         let ids = |rows: Vec<&control_proto::rows::NodeRow>| rows.into_iter().map(|row| row.id).collect();
-        let consensus = clients.consensus.as_mut()?;
         consensus.reconcile(core.now(), ids(voters), ids(others));
         self.take_finished();
-        None
     }
 
     /// Answers of the log to what this node proposed.
     fn take_finished(&mut self) {
         loop {
             let (core, clients) = self.station.endpoint.parts();
-            let Some(finished) = clients.consensus.as_mut().and_then(Consensus::next_finished) else { return };
+            let Some(finished) = clients.consensus.as_mut().and_then(Consensus::next_finished) else {
+                return;
+            };
             match finished.asker {
                 Asker::Members => clients.membership.tell(core, Input::MembersAnswered),
                 Asker::Raise => clients.membership.tell(core, Input::RaiseAnswered),
                 Asker::Steward => clients.membership.tell(core, Input::StewardAnswered),
                 Asker::Admin(number) => self.desk.finished(number, finished.result),
-                Asker::Participant | Asker::Overseer => {}
+                Asker::Participant | Asker::Overseer | Asker::Witness => {}
             }
         }
     }
@@ -299,6 +328,13 @@ impl Node {
             // Peers that refuse this life cannot tell it so otherwise.
             clients.membership.tell(core, Input::HeardOf(epoch));
         }
+        if !self.monitor.is_alive() {
+            self.give_up(Reason::TransportFailing);
+        }
+        while let Some(ending) = self.distress.next_ending() {
+            self.on_ending(&ending);
+        }
+        let (core, clients) = self.station.endpoint.parts();
         let log_age = clients.consensus.as_ref().map_or(Duration::ZERO, Consensus::disk_age);
         let age = clients.engine.oldest_disk_age().max(log_age);
         // In steps: what is young is nobody's concern, and each change is told.
@@ -341,8 +377,10 @@ impl Node {
                 tracing::info!("lease held: majority reachable");
                 (self.has_quorum, self.was_in) = (true, true);
                 self.keep_lease();
-                let (core, clients) = self.station.endpoint.parts();
-                clients.engine.unfence(core);
+                if self.giving_up.is_none() {
+                    let (core, clients) = self.station.endpoint.parts();
+                    clients.engine.unfence(core);
+                }
                 self.obey_policies();
             }
             Decision::QuorumLost => {
@@ -353,6 +391,8 @@ impl Node {
                 self.obey_policies();
             }
             Decision::Removed => self.rejoin(),
+            // A node that gives up ends when it is drained.
+            Decision::Left if self.giving_up.is_some() => {}
             Decision::Left => {
                 tracing::info!("left the cluster");
                 return Some(Ended::Stopped);
@@ -425,7 +465,7 @@ impl Node {
 
     /// Whether the node has said that it leaves.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.is_some()
+        self.leaving.is_some() || self.giving_up.is_some()
     }
 
     /// One step towards the end, once asked to stop.
@@ -435,6 +475,7 @@ impl Node {
         }
         let since = *self.stopping.get_or_insert_with(|| {
             tracing::info!("stopping");
+            self.distress.say(Reason::PlannedStop);
             self.surfaces.stop();
             Instant::now()
         });
@@ -448,7 +489,18 @@ impl Node {
             clients.membership.tell(core, Input::Leave);
             return None;
         };
+        if self.is_drained() {
+            self.distress.say_fenced(Reason::PlannedStop);
+        }
         let lonely = self.members().count() <= 1 || !self.has_quorum;
         (lonely || leaving.elapsed() > LEAVE_TIME_MAX).then_some(Ended::Stopped)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.distress.say(Reason::Panic);
+        }
     }
 }

@@ -3,6 +3,7 @@
 use crate::admin::AdminRefusal;
 use crate::config::{Config, ConfigFaults};
 use crate::disks::DiskStartRefusal;
+use crate::distress::DistressRefusal;
 use crate::genesis::GenesisRefusal;
 use crate::memory::BudgetTooSmall;
 use crate::monitor::MonitorRefusal;
@@ -63,6 +64,8 @@ pub enum NodeRefusal {
     Rail(transport_endpoint::ListenRefusal),
     /// A rail's heartbeats cannot be watched.
     Monitor(MonitorRefusal),
+    /// It said that it fails and was not cleared, or could not say so again.
+    Distress(DistressRefusal),
     /// An NBD server cannot run.
     Nbd(blockdev_nbd::StartRefusal),
     /// No admin socket.
@@ -113,6 +116,7 @@ from! {
     Transport: StartError,
     Rail: transport_endpoint::ListenRefusal,
     Monitor: MonitorRefusal,
+    Distress: DistressRefusal,
     Nbd: blockdev_nbd::StartRefusal,
     Admin: AdminRefusal,
     System: io::Error,

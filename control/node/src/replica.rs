@@ -67,11 +67,8 @@ pub(crate) struct LogSide {
 
 /// Both copies of a database as it was founded.
 pub(crate) fn replicas(founded: Database) -> (LogSide, Replica) {
-    let shared = Arc::new(Shared {
-        steps: Mutex::default(),
-        any: AtomicBool::new(false),
-        waker: OnceLock::new(),
-    });
+    let shared =
+        Arc::new(Shared { steps: Mutex::default(), any: AtomicBool::new(false), waker: OnceLock::new() });
     let log_side = LogSide { database: founded.clone(), shared: shared.clone() };
     (log_side, Replica { database: founded, shared })
 }

@@ -4,9 +4,11 @@ mod changes;
 
 pub(crate) use changes::change_text;
 
+use crate::distress::Distress;
 use crate::node::Node;
 use blockdev_engine::EngineStatus;
 use blockdev_proto::geometry::VolumeId;
+use control_proto::distress::Standing;
 use control_proto::rows::ClusterRows;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -46,6 +48,9 @@ pub struct Status {
     /// Connections refused because the other end is no member of the cluster, or could not prove it.
     #[serde(default)]
     pub handshakes_refused: u64,
+    /// Distress signals that were not believed: forged, or of another cluster.
+    #[serde(default)]
+    pub distress_refused: u64,
     /// All other nodes.
     pub peers: Vec<Peer>,
     /// Disks attached here.
@@ -116,6 +121,9 @@ pub struct Peer {
     pub member: bool,
     /// Whether a rail to it is up.
     pub reachable: bool,
+    /// What it said of its end; empty if nothing. One that is not reachable and said nothing may be cut off.
+    #[serde(default)]
+    pub distress: String,
     /// Its life, once met.
     pub incarnation: Option<u64>,
     /// Logical links to it.
@@ -196,6 +204,12 @@ pub struct VirtualDisk {
     pub gate: String,
     /// How often surfaces of this node have it open.
     pub open: usize,
+    /// Whether it is set up for requests of this node's clients, as it is while it is open.
+    #[serde(default)]
+    pub set_up: bool,
+    /// Members stand still for a change of it.
+    #[serde(default)]
+    pub suspended: bool,
     /// Requests of this node that are pending.
     pub pending: usize,
 }
@@ -302,8 +316,9 @@ pub(crate) fn status(node: &mut Node) -> Status {
             budget_bytes: rows.memory_budget_bytes,
         },
         handshakes_refused: transport.handshakes_refused,
+        distress_refused: node.distress.refused(),
         failovers: failovers.collect(),
-        peers: peers(&transport, &reports),
+        peers: peers(&transport, &reports, &node.distress),
         disks: disks(&rows, &engine),
         virtual_disks: virtual_disks(&rows, &engine, &open),
         driver: Driver {
@@ -356,7 +371,11 @@ fn log(node: &mut Node) -> Log {
     }
 }
 
-fn peers(transport: &TransportStatus, reports: &[transport_endpoint::MonitorReport]) -> Vec<Peer> {
+fn peers(
+    transport: &TransportStatus,
+    reports: &[transport_endpoint::MonitorReport],
+    distress: &Distress,
+) -> Vec<Peer> {
     let round_trip = |node, path| {
         let report = reports.iter().find(|report| report.peer == node)?;
         let rail = report.rails.iter().find(|rail| rail.path == path)?;
@@ -366,6 +385,11 @@ fn peers(transport: &TransportStatus, reports: &[transport_endpoint::MonitorRepo
         node: peer.node.0,
         member: peer.member,
         reachable: peer.reachable,
+        distress: match distress.standing(peer.node, peer.reachable) {
+            Standing::Present | Standing::Silent => String::new(),
+            Standing::Ending(reason) => format!("about to end: {reason}"),
+            Standing::Failed(reason, level) => format!("failed: {reason} ({level})"),
+        },
         incarnation: peer.incarnation.map(|life| life.0),
         links: peer
             .links
@@ -434,6 +458,8 @@ fn virtual_disks(rows: &ClusterRows, engine: &EngineStatus, open: &[(VolumeId, u
             serving: seen.and_then(|volume| volume.serving).map(|node| node.0),
             gate: seen.map_or_else(|| "unknown".into(), |volume| format!("{:?}", volume.gate)),
             open: open.iter().find(|(volume, _)| *volume == row.id).map_or(0, |(_, count)| *count),
+            set_up: seen.is_some_and(|volume| volume.set_up),
+            suspended: seen.is_some_and(|volume| volume.suspended),
             pending: seen.map_or(0, |volume| volume.pending),
         }
     };
@@ -491,6 +517,9 @@ fn render(status: &Status, out: &mut String) -> std::fmt::Result {
     if status.handshakes_refused > 0 {
         writeln!(out, "{} connections of strangers refused", status.handshakes_refused)?;
     }
+    if status.distress_refused > 0 {
+        writeln!(out, "{} distress signals not believed", status.distress_refused)?;
+    }
     render_peers(status, out)?;
     render_disks(status, out)
 }
@@ -499,7 +528,11 @@ fn render_peers(status: &Status, out: &mut String) -> std::fmt::Result {
     for peer in &status.peers {
         let (member, reach) = (
             if peer.member { "member" } else { "not a member" },
-            if peer.reachable { "reachable" } else { "UNREACHABLE" },
+            match (peer.reachable, peer.distress.as_str()) {
+                (true, "") => "reachable",
+                (false, "") => "UNREACHABLE: failed or cut off",
+                (_, said) => said,
+            },
         );
         writeln!(out, "peer {}: {member}, {reach}", peer.node)?;
         for link in &peer.links {

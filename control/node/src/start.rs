@@ -3,19 +3,21 @@
 use crate::admin::Admin;
 use crate::consensus::Consensus;
 use crate::ctid::RailKeeper;
+use crate::distress::{Distress, DistressRefusal, tombstone_file};
 use crate::genesis::{Genesis, GenesisRefusal};
 use crate::lease::LeaseWatch;
 use crate::membership::MembershipClient;
 use crate::memory::slab_layout;
 use crate::monitor::Monitor;
 use crate::ndd::{self, DiskKeeper};
-use crate::node::Node;
+use crate::node::{Keepers, Node};
 use crate::options::{NodeOptions, NodeRefusal};
 use crate::replica::{LogSide, Replica, replicas};
 use crate::station::{NodeClients, Station};
 use crate::surfaces::Surfaces;
 use blockdev_engine::BlockEngine;
 use control_proto::ccd::Database;
+use control_proto::view::Member;
 use control_raft::ClusterStamp;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -94,6 +96,7 @@ impl Node {
     /// Starts the node; drive it with [`Node::run`].
     pub fn start(options: NodeOptions) -> Result<Node, NodeRefusal> {
         let Beginning { genesis, is_new } = begin(&options)?;
+        let mark = tombstone_file(&options.state).map_err(DistressRefusal::Tombstone)?;
         let id = genesis.node;
         let (log_side, mut replica) = replicas(genesis.database(&options.state)?);
         // A new node promises nothing before everything else has started: then it begins its log. One that was
@@ -123,7 +126,14 @@ impl Node {
         let rails = RailKeeper::start(endpoint.core(), &rows, id)?;
         let monitor = Monitor::start(&rows, id, life, &genesis.key, endpoint.verdicts())?;
         let waker = endpoint.waker();
-        let admin = options.socket.as_deref().map(|path| Admin::open(path, waker.clone())).transpose()?;
+        let (me, woken) = (Member { node: id, incarnation: life }, waker.clone());
+        let wake = move || {
+            // Without it the node looks within its longest sleep.
+            let _ = woken.wake();
+        };
+        let distress = Distress::start(&rows, me, &genesis.key, endpoint.verdicts(), mark, wake)?;
+        let open = |path: &Path| Admin::open(path, waker.clone(), distress.alarm.clone());
+        let admin = options.socket.as_deref().map(open).transpose()?;
         let lease = LeaseWatch::start(waker.clone())?;
         endpoint.clients().engine.shut_by(lease.shut());
         let mut station = Station::new(endpoint, id, rows.clone());
@@ -135,7 +145,8 @@ impl Node {
         replica.attach(waker);
         station.endpoint.clients().consensus = consensus.map(|log| log.in_life(life));
         tracing::info!(node = id.0, cluster = rows.name, "node started");
-        let mut node = Node::of_parts(genesis, replica, station, surfaces, rails, disks, monitor, lease, admin);
+        let keepers = Keepers { surfaces, rails, disks, monitor, distress, lease };
+        let mut node = Node::of_parts(genesis, replica, station, keepers, admin);
         node.map_before_first_view();
         Ok(node)
     }

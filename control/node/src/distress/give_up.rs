@@ -1,9 +1,11 @@
 //! A node that gives up all its duties: told at once, fenced, drained, told again, ended (SPEC D5).
 
+use crate::consensus::Asker;
 use crate::node::{Ended, Node};
 use blockdev_proto::master::GatePhase;
-use control_proto::ballot_membership::Input;
-use control_proto::distress::{Ending, Reason};
+use control_proto::ccd::{Change, DistressLevel, REASON_BYTES_MAX};
+use control_proto::distress::{Ending, Level, Reason};
+use control_proto::membership::Input;
 use std::time::{Duration, Instant};
 
 /// A node that gives up waits so long for its disks to finish what they have. A hung disk keeps its lock
@@ -56,7 +58,21 @@ impl Node {
         let Ending { member, level, reason, text, at_once } = ending;
         tracing::warn!(node = member.node.0, %level, %reason, text, at_once, "a peer says that it ends");
         let (core, clients) = self.station.endpoint.parts();
-        let input = if *at_once { Input::Failed(*member) } else { Input::Ending(*member) };
-        clients.membership.tell(core, input);
+        clients.membership.tell(core, Input::Ending(*member));
+        // One that stops in good order says so to the membership itself, and may come back as it likes.
+        if !*at_once || reason.may_return() {
+            return;
+        }
+        let level = match level {
+            Level::Dying => DistressLevel::Dying,
+            Level::Fenced => DistressLevel::Fenced,
+        };
+        let mut reason = reason.to_string();
+        reason.truncate(REASON_BYTES_MAX);
+        let change = Change::Distress { member: *member, level, reason };
+        if let Some(consensus) = clients.consensus.as_mut() {
+            // Not taken: the others have heard it too.
+            let _ = consensus.propose(Asker::Witness, Vec::new(), change);
+        }
     }
 }

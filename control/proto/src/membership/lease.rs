@@ -11,6 +11,8 @@ use transport_proto::time::Time;
 
 /// A lease is asked for so many times before it is over.
 const ASKS_PER_LEASE: u32 = 6;
+/// One that holds none asks as often as this, however long leases are.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What is held, and what was granted.
 #[derive(Clone, Debug)]
@@ -138,7 +140,9 @@ impl<R: ProtocolRules> Membership<R> {
         if self.now < self.lease.ask_due {
             return;
         }
-        self.lease.ask_due = self.now + (length / ASKS_PER_LEASE).max(Duration::from_millis(1));
+        let held = self.now < self.lease.until;
+        let pause = if held { length / ASKS_PER_LEASE } else { (length / ASKS_PER_LEASE).min(ASK_AGAIN) };
+        self.lease.ask_due = self.now + pause.max(Duration::from_millis(1));
         self.lease.stamps_from = self.lease.stamps_from.min(self.now);
         if self.lease.leads {
             out.push(Output::Confirm { at: self.now });
