@@ -78,6 +78,8 @@ pub(crate) struct Consensus {
     /// Stops the log when it is dropped.
     _running: Box<dyn Send>,
     state: RaftState,
+    /// Leader and term, as they were told last.
+    told: Option<(Option<NodeId>, u64)>,
     /// By sequence.
     open: BTreeMap<u64, Open>,
     last_sequence: u64,
@@ -131,6 +133,7 @@ impl Consensus {
             handle,
             outputs,
             _running: Box::new(running),
+            told: None,
             open: BTreeMap::new(),
             last_sequence: 0,
             finished: VecDeque::new(),
@@ -258,7 +261,6 @@ impl Consensus {
     /// Before it, the reactor's copy of the database has been brought up to date.
     pub(crate) fn control(&mut self, now: Time) -> bool {
         self.disk_age = self.handle.disk_age().unwrap_or_default();
-        let before = (self.state.leader, self.state.term);
         // Also what changed without being told apart: indexes.
         self.outputs.changed_state();
         self.state = self.handle.state();
@@ -271,7 +273,8 @@ impl Consensus {
         }
         self.propose_again(now);
         self.look_at = self.next_due(now);
-        before != (self.state.leader, self.state.term)
+        let now = Some((self.state.leader, self.state.term));
+        std::mem::replace(&mut self.told, now) != now
     }
 
     fn answered(&mut self, now: Time, sequence: u64, outcome: Outcome) {
