@@ -121,7 +121,9 @@ fn a_planned_stop_hands_over_at_once_and_needs_no_clearing() {
 // proves: D4
 #[test]
 fn a_node_that_is_killed_after_it_announced_its_end_is_missed_at_once() {
-    let mut cluster = cluster();
+    // Not before its lease is over, for it has not said that it has fenced itself; but without suspicion.
+    let plan = ClusterPlan { suspect_ms: 2_000, lease_ms: 2_500, ..ClusterPlan::default() };
+    let mut cluster = Cluster::start(NETDISK, plan);
     let socket = cluster.nbd_socket(FAR);
     let load = Load::start(&socket, WORKERS, BLOCKS);
     load.goes_on(500);

@@ -58,10 +58,10 @@ impl Node {
         let Ending { member, level, reason, text, at_once } = ending;
         tracing::warn!(node = member.node.0, %level, %reason, text, at_once, "a peer says that it ends");
         let (core, clients) = self.station.endpoint.parts();
-        clients.membership.tell(core, Input::Ending(*member));
-        // One that stops in good order says so to the membership itself, and may come back as it likes.
-        if !*at_once || reason.may_return() {
-            return;
+        // One that stops in good order may come back as it likes; of one that fails a tombstone stays.
+        if reason.may_return() {
+            let input = if *at_once { Input::Ended(*member) } else { Input::Ending(*member) };
+            return clients.membership.tell(core, input);
         }
         let level = match level {
             Level::Dying => DistressLevel::Dying,
