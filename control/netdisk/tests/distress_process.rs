@@ -25,7 +25,7 @@ const BLOCKS: Range<u64> = 0..2048;
 
 /// Nobody is missed by silence.
 fn patient(nodes: u16) -> ClusterPlan {
-    ClusterPlan { nodes, suspect_ms: 600_000, lease_ms: 1_200_000, ..ClusterPlan::default() }
+    ClusterPlan { nodes, suspect_ms: 60_000, lease_ms: 120_000, ..ClusterPlan::default() }
 }
 
 fn cluster() -> Cluster {

@@ -124,16 +124,12 @@ fn a_disk_grows_and_is_renamed_while_it_is_used() {
         assert_eq!(cluster.disk_row(1).size_bytes, before);
         row.size_bytes = before;
         row.name = "renamed".into();
-        let answer =
-            cluster.ask_for(FAR, Change::Rows(vec![RowChange::Put(Row::VirtualDisk(row.clone()))]), true);
-        if answer.get("error").is_some() {
-            cluster.reconfigure(FAR, vec![Row::VirtualDisk(row.clone())]);
-        }
+        cluster.put(FAR, vec![Row::VirtualDisk(row.clone())]);
         load.goes_on(200);
         assert!(NbdClient::open(&cluster.nbd_socket(FAR), "renamed").is_ok());
         assert!(NbdClient::open(&cluster.nbd_socket(FAR), "vd0").is_err());
         row.name = "vd0".into();
-        cluster.reconfigure(FAR, vec![Row::VirtualDisk(row)]);
+        cluster.put(FAR, vec![Row::VirtualDisk(row)]);
     });
     drop(cluster);
     // A medium with room: 64 MiB formatted, 32 MiB used at first.
@@ -230,7 +226,7 @@ fn a_node_joins_and_leaves_for_good_under_load() {
         }
         let links: Vec<Row> = (0..2).map(|link| Row::Link(cluster.link_row(1, link))).collect();
         cluster.put(2, rows);
-        cluster.lend_genesis(1, id);
+        cluster.lend_genesis(2, id);
         let mut command = Command::new(NETDISK);
         let (state, socket) = (cluster.state_folder(id), cluster.admin_socket(id));
         command.arg("node").arg("--state").arg(state).arg("--socket").arg(socket);

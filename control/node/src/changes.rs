@@ -12,6 +12,7 @@ use control_proto::rows::{ClusterRows, LostQuorum};
 use control_proto::view::{BrokenPath, ClusterView, Member};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use transport_proto::identity::{Incarnation, NodeId};
 
 /// What a command touched.
@@ -110,6 +111,11 @@ impl Node {
         if Arc::ptr_eq(&before, &rows) || before == rows {
             return;
         }
+        if rows.node(self.genesis.node).is_none() {
+            self.rows = before;
+            return self.not_configured();
+        }
+        self.joining = false;
         self.station.rows = rows.clone();
         let (core, clients) = self.station.endpoint.parts();
         self.rails.follow(core, &self.monitor, &rows);
@@ -123,6 +129,14 @@ impl Node {
         self.surfaces.follow(&mut self.station, &rows);
         self.tell_paths(news);
         self.obey_policies();
+    }
+
+    /// The rows do not have this node: not yet, or not any more.
+    fn not_configured(&mut self) {
+        if !self.joining && !self.is_leaving() {
+            tracing::error!("this node was removed from the configuration: it stops");
+            self.stop.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Acts on members, numbers and mappings: transport first (who may talk), then the disks' mappings.

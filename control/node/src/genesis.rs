@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use transport_proto::cluster_key::ClusterKey;
 use transport_proto::identity::NodeId;
 
@@ -35,6 +36,9 @@ pub struct Genesis {
     pub node: NodeId,
     /// The database as it was founded, see [`Database::snapshot`].
     founded: Vec<u8>,
+    /// Of a node that joined later: the database as it was then. By its rows it finds the others, until the
+    /// log has told it everything; empty for a node of the beginning.
+    known: Vec<u8>,
 }
 
 /// Why a state folder cannot be used. Nothing in it was changed.
@@ -109,7 +113,7 @@ impl fmt::Display for GenesisRefusal {
             GenesisRefusal::Damaged(path) | GenesisRefusal::Rows(path, _) => write!(
                 f,
                 "{} is damaged: put a copy of it back; without one, let the others remove this node \
-                 (netdisk node remove) and join again with an empty --state folder",
+                 (netdisk node remove) and let it join again (netdisk join) with an empty --state folder",
                 path.display()
             ),
             GenesisRefusal::OtherNode { path, found, wanted } => write!(
@@ -175,7 +179,7 @@ impl Genesis {
         let number = Sha256::new().chain_update(b"netdisk cluster number\0").chain_update(&name);
         let number = number.chain_update(key.expose()).finalize();
         let cluster = u64::from_le_bytes(*number.first_chunk().unwrap_or(&[0; 8]));
-        Ok(Genesis { cluster, name, key, node, founded })
+        Ok(Genesis { cluster, name, key, node, founded, known: Vec::new() })
     }
 
     /// As [`Genesis::of_rows`], with a number of the cluster's own: for a cluster that begins with one node.
@@ -183,9 +187,16 @@ impl Genesis {
         Genesis { cluster, ..self }
     }
 
-    /// For a node that joins: everything as the cluster told it, as another node.
-    pub fn for_node(&self, node: NodeId) -> Genesis {
-        Genesis { node, ..self.clone() }
+    /// For a node that joins: the same cluster as another node, and the database as it is now, which has the
+    /// node's row.
+    pub fn for_node(&self, node: NodeId, now: &Database) -> Genesis {
+        Genesis { node, known: now.snapshot(), ..self.clone() }
+    }
+
+    /// The rows by which a node that joined later finds the others.
+    pub fn known_rows(&self) -> Option<Arc<ClusterRows>> {
+        let now: Option<Database> = Database::restore(&self.known).ok();
+        now.map(|database| database.rows().clone())
     }
 
     /// What tells nodes apart that were made from different rows.
@@ -249,6 +260,7 @@ impl Genesis {
         body.extend(self.key.expose());
         put_bytes(&mut body, self.name.as_bytes());
         put_bytes(&mut body, &self.founded);
+        put_bytes(&mut body, &self.known);
         let mut out = Vec::with_capacity(HEAD_BYTES + body.len());
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
@@ -283,6 +295,7 @@ impl Genesis {
         let (key, rest) = rest.split_first_chunk::<32>()?;
         let (name, rest) = take_bytes(rest)?;
         let (founded, rest) = take_bytes(rest)?;
+        let (known, rest) = take_bytes(rest)?;
         let name = String::from_utf8(name.to_vec()).ok().filter(|_| rest.is_empty())?;
         Some(Genesis {
             cluster: u64::from_le_bytes(*cluster),
@@ -290,6 +303,7 @@ impl Genesis {
             node: NodeId(u16::from_le_bytes(*node)),
             name,
             founded: founded.to_vec(),
+            known: known.to_vec(),
         })
     }
 }

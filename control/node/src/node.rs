@@ -67,6 +67,8 @@ pub struct Node {
     pub(crate) desk: Desk,
     pub(crate) reconfigurations: Reconfigurations,
     pub(crate) has_quorum: bool,
+    /// Its own row is in entries of the log that it does not have yet.
+    pub(crate) joining: bool,
     /// It has had a quorum in this process.
     pub(crate) was_in: bool,
     /// Virtual disks whose requests fail for want of a quorum.
@@ -97,6 +99,7 @@ impl Node {
         admin: Option<Admin>,
     ) -> Node {
         Node {
+            joining: replica.database().rows().node(genesis.node).is_none(),
             genesis,
             rows: station.rows.clone(),
             station,

@@ -105,9 +105,12 @@ impl Node {
         if let Some(log_side) = log_side.take_if(|_| !is_new) {
             consensus = Some(start_log(&genesis, &options.state, log_side, &mut replica)?);
         }
-        let rows = replica.database().rows().clone();
+        let mut rows = replica.database().rows().clone();
         if rows.node(id).is_none() {
-            return Err(NodeRefusal::NotConfigured(id));
+            // One that joins: its row is in entries of the log that it does not have yet.
+            let known = genesis.known_rows().filter(|rows| rows.node(id).is_some());
+            let was_in = replica.database().last_life(id).is_some();
+            rows = known.filter(|_| !was_in).ok_or(NodeRefusal::NotConfigured(id))?;
         }
         let life = new_life(replica.database().last_life(id).unwrap_or(Incarnation(0)));
         let layout = slab_layout(&rows, id)?;

@@ -75,6 +75,12 @@ fn equal_rows_make_one_cluster_and_different_rows_are_told_apart() {
     assert_eq!((one.cluster, one.digest()), (other.cluster, other.digest()));
     assert_eq!(one.cluster, third.cluster);
     assert_ne!(one.digest(), third.digest());
+    let grown = third.database(Path::new("")).unwrap();
+    let joined = one.for_node(NodeId(7), &grown);
+    assert_eq!((joined.cluster, joined.digest(), joined.node), (one.cluster, one.digest(), NodeId(7)));
+    let read = Genesis::decode(Path::new("genesis"), &joined.encode()).unwrap();
+    assert_eq!(read.known_rows().unwrap().virtual_disks, grown.rows().virtual_disks);
+    assert!(one.known_rows().is_none());
 }
 
 // proves: C1
