@@ -538,8 +538,8 @@ impl Driver {
     }
 
     /// Fails the volume's requests with this error from now on, those that are pending too, instead of
-    /// letting them wait. One that may have reached a master keeps later ones to the same blocks behind it, as
-    /// ever, although its client has its answer (SPEC B5).
+    /// letting them wait. One that may have reached a master keeps later ones to the same blocks behind it,
+    /// as ever, although its client has its answer (SPEC B5).
     pub fn fail(&mut self, now: Time, volume: VolumeId, errno: BlockErrno, actions: &mut Vec<DriverAction>) {
         let Some(index) = self.volumes.find(volume) else { return };
         self.volumes[index].failing = Some(errno);
@@ -562,8 +562,8 @@ impl Driver {
         }
     }
 
-    /// Whether the volume stands still here: nothing of it is under way, and nothing new goes out. So does one
-    /// that nobody has open.
+    /// Whether the volume stands still here: nothing of it is under way, and nothing new goes out. So does
+    /// one that nobody has open.
     pub fn stands_still(&self, volume: VolumeId) -> bool {
         self.volumes.find(volume).is_none_or(|index| {
             let volume = &self.volumes[index];

@@ -42,8 +42,8 @@ pub enum Request {
     },
     /// Propose a change of the configuration.
     Propose {
-        /// A [`control_proto::ccd::Command`] as it is encoded, in hexadecimal digits. Its operation id is given
-        /// by the node.
+        /// A [`control_proto::ccd::Command`] as it is encoded, in hexadecimal digits. Its operation id is
+        /// given by the node.
         change: String,
         /// Only tell what it would do.
         #[serde(default)]

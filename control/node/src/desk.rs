@@ -220,8 +220,8 @@ impl Node {
                 let late = waiting.since.elapsed() > time_max;
                 late.then(|| {
                     refusal(
-                        "no answer in time: whether it was changed, or will be, is unknown; look again before \
-                         you repeat it (netdisk status tells whether there is a majority)",
+                        "no answer in time: whether it was changed, or will be, is unknown; look again \
+                         before you repeat it (netdisk status tells whether there is a majority)",
                     )
                 })
             });

@@ -1,5 +1,5 @@
-//! What a node's state folder begins with: which cluster this is, its key, which of its nodes this one is, and
-//! the rows that the replicated database was founded with. Written once, never changed: afterwards the
+//! What a node's state folder begins with: which cluster this is, its key, which of its nodes this one is,
+//! and the rows that the replicated database was founded with. Written once, never changed: afterwards the
 //! database is what counts.
 
 use control_proto::ccd::{Database, SnapshotFault};
@@ -26,7 +26,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// How a node began.
 #[derive(Clone, Debug)]
 pub struct Genesis {
-    /// Number of the cluster: that of its first rows, or chosen at random where a cluster begins with one node.
+    /// Number of the cluster: that of its first rows, or chosen at random where a cluster begins with one
+    /// node.
     pub cluster: u64,
     /// Name of the cluster.
     pub name: String,
@@ -135,8 +136,8 @@ impl fmt::Display for GenesisRefusal {
             ),
             GenesisRefusal::Missing(folder) => write!(
                 f,
-                "no node lives in {}: begin a cluster (netdisk cluster init), join one (netdisk join), or name \
-                 a configuration with --config",
+                "no node lives in {}: begin a cluster (netdisk cluster init), join one (netdisk join), \
+                 or name a configuration with --config",
                 folder.display()
             ),
             GenesisRefusal::Lost(folder) => write!(
@@ -166,8 +167,8 @@ impl std::error::Error for GenesisRefusal {
 }
 
 impl Genesis {
-    /// The beginning of a cluster with these rows, as all its first nodes make it: from the same rows the same
-    /// one, but for the node.
+    /// The beginning of a cluster with these rows, as all its first nodes make it: from the same rows the
+    /// same one, but for the node.
     pub fn of_rows(rows: ClusterRows, key: ClusterKey, node: NodeId) -> Result<Genesis, GenesisRefusal> {
         let name = rows.name.clone();
         let founded = Database::found(rows).map_err(|faults| {

@@ -1,7 +1,7 @@
 //! The daemon of one node: drives everything on one thread, and stops it in order. (`start.rs` starts it.)
 //!
-//! Stop: NBD clients are answered and let go → the node leaves the membership → disks are drained and given up
-//! as the last thing to happen.
+//! Stop: NBD clients are answered and let go → the node leaves the membership → disks are drained and given
+//! up as the last thing to happen.
 
 use crate::admin::Admin;
 use crate::consensus::{Asker, Consensus};

@@ -18,8 +18,8 @@ use transport_proto::identity::NodeId;
 /// How a node is started.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// What the cluster begins with, and which of its nodes this one is. Looked at only while the state folder
-    /// is empty; afterwards the database is what counts. `None`: a node lives in the folder already.
+    /// What the cluster begins with, and which of its nodes this one is. Looked at only while the state
+    /// folder is empty; afterwards the database is what counts. `None`: a node lives in the folder already.
     pub config: Option<(Config, NodeId)>,
     /// Folder for what must survive a restart: how the node began, and its copy of the log.
     pub state: PathBuf,

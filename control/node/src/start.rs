@@ -99,8 +99,8 @@ impl Node {
         let mark = tombstone_file(&options.state).map_err(DistressRefusal::Tombstone)?;
         let id = genesis.node;
         let (log_side, mut replica) = replicas(genesis.database(&options.state)?);
-        // A new node promises nothing before everything else has started: then it begins its log. One that was
-        // here before learns from its log what to start.
+        // A new node promises nothing before everything else has started: then it begins its log. One that
+        // was here before learns from its log what to start.
         let (mut consensus, mut log_side) = (None, Some(log_side));
         if let Some(log_side) = log_side.take_if(|_| !is_new) {
             consensus = Some(start_log(&genesis, &options.state, log_side, &mut replica)?);
