@@ -152,24 +152,10 @@ fn a_power_failure_drains_the_node_and_moves_its_duties() {
         cluster.netdisk(&["node", "power-fail", "--socket", &socket]).expect_success();
         let status = cluster.end_of_node(1);
         assert_eq!(status.code(), Some(1), "{status}");
-        assert!(cluster.log(FAR).contains("level=fenced"), "{}", cluster.log(FAR));
+        // The second time fenced; by then the others may have put it out already, and listen to it no more.
+        assert_eq!(cluster.log(1).matches("told the others").count(), 2, "{}", cluster.log(1));
     };
     is_taken_over(&mut cluster, BLOCKS, fails, "power failure");
-}
-
-// proves: D3 D4 D5
-#[test]
-fn a_node_that_cannot_keep_its_records_gives_up_before_it_promises_anything() {
-    let mut cluster = Cluster::start(NETDISK, patient(5));
-    let fails = |cluster: &mut Cluster| {
-        // The next file of its votes cannot be written: a folder is in its place.
-        std::fs::create_dir(cluster.state_folder(1).join("votes.next")).unwrap();
-        cluster.stop_node(5);
-        let status = cluster.end_of_node(1);
-        assert_eq!(status.code(), Some(1), "{status}");
-        std::fs::remove_dir(cluster.state_folder(1).join("votes.next")).unwrap();
-    };
-    is_taken_over(&mut cluster, BLOCKS, fails, "records cannot be kept");
 }
 
 // --- forged and replayed ---
