@@ -17,7 +17,7 @@ pub(crate) struct ClusterNode {
     pub(crate) config: PathBuf,
     /// Which of its nodes this is.
     pub(crate) id: u16,
-    /// Folder for its votes.
+    /// Folder of its state.
     pub(crate) state: PathBuf,
     /// Its admin socket.
     pub(crate) socket: PathBuf,
@@ -30,8 +30,7 @@ impl ClusterNode {
     /// It cannot start, or ended by itself.
     pub(crate) fn serve(self) -> Result<()> {
         let options = NodeOptions {
-            config: Config::load(&self.config)?,
-            id: NodeId(self.id),
+            config: Some((Config::load(&self.config)?, NodeId(self.id))),
             state: self.state,
             socket: Some(self.socket),
             spin: SpinSettings::default(),
