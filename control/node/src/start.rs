@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use transport_endpoint::{Endpoint, EndpointConfig};
+use transport_endpoint::{Endpoint, EndpointConfig, VerbsOptions};
 use transport_proto::identity::{Incarnation, NodeId};
 
 /// A life of this node, later than every earlier one: nanoseconds since 1970, or the next number after `last`
@@ -123,6 +123,7 @@ impl Node {
         config.spin = options.spin;
         (config.local_memory, config.shm) = (layout, layout);
         (config.tcp.receive, config.tcp.reserve) = (layout, layout);
+        config.verbs = VerbsOptions::for_data_of(layout);
         let mut endpoint = Endpoint::new(config, clients)?;
         let registry = endpoint.registry().try_clone()?;
         let disks = DiskKeeper::start(&mut endpoint.clients().engine, registry, &rows, id)?;
