@@ -218,7 +218,7 @@ fn a_node_joins_and_leaves_for_good_under_load() {
                         let heartbeat = more_rail(cluster, rail.id.0, number, &[id]).ends[0].heartbeat;
                         RailEnd { node: NodeId(id), address: RailAddress::Shm(name), heartbeat }
                     }
-                    RailAddress::Tcp(_) => more_rail(cluster, rail.id.0, number, &[id]).ends.remove(0),
+                    _ => more_rail(cluster, rail.id.0, number, &[id]).ends.remove(0),
                 };
                 rail.ends.push(end);
             }
