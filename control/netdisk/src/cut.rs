@@ -1,26 +1,13 @@
-//! `netdisk rail`: cuts a rail of a running node as a pulled cable would, and mends it.
+//! `netdisk rail cut`, `mend`: cuts a rail of a running node as a pulled cable would, and mends it.
 
-use crate::status::{Which, request};
+use crate::daemon::request;
+use crate::which::Which;
 use control_node::admin::Request;
 use std::process::ExitCode;
 
-/// Cut or mend a rail of a running node.
+/// A rail of a running node.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    action: Action,
-}
-
-#[derive(clap::Subcommand)]
-enum Action {
-    /// Drop the rail's heartbeats: its traffic moves to another rail.
-    Cut(Rail),
-    /// Undo a cut.
-    Mend(Rail),
-}
-
-#[derive(clap::Args)]
-struct Rail {
+pub(crate) struct Cable {
     #[command(flatten)]
     which: Which,
     /// Logical link.
@@ -31,11 +18,12 @@ struct Rail {
     rail: u8,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let (rail, order) = match &arguments.action {
-        Action::Cut(rail) => (rail, Request::CutRail { link: rail.link, rail: rail.rail }),
-        Action::Mend(rail) => (rail, Request::MendRail { link: rail.link, rail: rail.rail }),
-    };
-    request(&rail.which.socket()?, &order)?;
+pub(crate) fn cut(cable: &Cable) -> anyhow::Result<ExitCode> {
+    request(&cable.which.socket()?, &Request::CutRail { link: cable.link, rail: cable.rail })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn mend(cable: &Cable) -> anyhow::Result<ExitCode> {
+    request(&cable.which.socket()?, &Request::MendRail { link: cable.link, rail: cable.rail })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,14 +2,25 @@
 
 #![forbid(unsafe_code)]
 
+mod change;
+mod cluster;
 mod cut;
+mod daemon;
 mod demo;
-mod disk;
+mod doctor;
+mod exit;
+mod join;
 mod lab;
+mod leave;
 mod logging;
 mod node;
+mod random;
+mod reconfigure;
 mod sim;
 mod status;
+mod table;
+mod watch;
+mod which;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -26,14 +37,34 @@ struct Arguments {
 enum Command {
     /// Show it: three nodes on this machine, a virtual disk, a killed master, every byte compared.
     Demo(demo::Arguments),
-    /// Run a node of a cluster.
+    /// Begin a cluster, invite nodes, write the configuration out and read it back.
+    Cluster(cluster::Arguments),
+    /// Run a node; see and change the nodes of the cluster.
     Node(node::Arguments),
+    /// Become a node of a cluster, by a token.
+    Join(join::Arguments),
+    /// Let the node of this machine leave the cluster for good.
+    Leave(leave::Arguments),
+    /// Tell what happens, as it happens.
+    Watch(watch::Arguments),
+    /// Say what is wrong, and what helps.
+    Doctor(doctor::Arguments),
     /// Tell what a running node sees: nodes, links, rails, disks, requests, failovers.
     Status(status::Arguments),
-    /// Make and look at disks.
-    Disk(disk::Arguments),
-    /// Cut or mend a rail of a running node, to see what happens.
-    Rail(cut::Arguments),
+    /// See and change logical links.
+    Link(table::link::Arguments),
+    /// See, add and remove rails; cut or mend one of a running node.
+    Rail(table::rail::Arguments),
+    /// Format disks; see and change which nodes reach them.
+    Disk(table::disk::Arguments),
+    /// See and change virtual disks, while clients use them.
+    Vdisk(table::vdisk::Arguments),
+    /// See and change who may open a virtual disk.
+    Permission(table::permission::Arguments),
+    /// See and change NBD servers.
+    Nbd(table::nbd::Arguments),
+    /// See changes that nodes stand still for; let one go on, or give it up.
+    Change(reconfigure::Arguments),
     /// Run simulated clusters under faults and judge them.
     Sim(sim::Arguments),
     /// Run any program under soft-RoCE, on any Linux machine.
@@ -43,10 +74,20 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Node(arguments) => node::run(arguments),
+        Command::Join(arguments) => join::run(&arguments),
+        Command::Leave(arguments) => leave::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
-        Command::Disk(arguments) => disk::run(&arguments),
-        Command::Rail(arguments) => cut::run(&arguments),
+        Command::Link(arguments) => table::link::run(&arguments),
+        Command::Rail(arguments) => table::rail::run(&arguments),
+        Command::Disk(arguments) => table::disk::run(&arguments),
+        Command::Vdisk(arguments) => table::vdisk::run(&arguments),
+        Command::Permission(arguments) => table::permission::run(&arguments),
+        Command::Nbd(arguments) => table::nbd::run(&arguments),
+        Command::Change(arguments) => reconfigure::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Lab(arguments) => lab::run(arguments),
     };
@@ -54,7 +95,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("netdisk: {error:#}");
-            ExitCode::FAILURE
+            exit::code(&error)
         }
     }
 }

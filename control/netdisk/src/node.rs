@@ -1,11 +1,12 @@
-//! `netdisk node`: the daemon.
+//! `netdisk node`: the daemon (`netdisk node run`, or `netdisk node` with the same options), and the nodes of the
+//! cluster (`netdisk node list`, …).
 
+use crate::daemon::request;
 use crate::logging;
-use crate::status::{Which, request};
+use crate::which::Which;
 use anyhow::{Context, ensure};
 use control_node::admin::Request;
 use control_node::config::Config;
-use control_node::distress::clear;
 use control_node::{Ended, Node, NodeOptions};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::path::PathBuf;
@@ -14,21 +15,38 @@ use std::time::Duration;
 use transport_endpoint::SpinSettings;
 use transport_proto::identity::NodeId;
 
-/// Run a node of a cluster.
+/// Run a node; see and change the nodes of the cluster.
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
-    /// What the cluster begins with, the same file on all nodes. Read while the state folder is empty;
-    /// afterwards the cluster's own configuration counts.
-    #[arg(long, requires = "id")]
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Run the node that lives in a state folder, or begin it from a configuration file.
+    Run(Run),
+    /// Tell a running node that the power is gone: it tells the others, gives up its disks and ends. For the
+    /// daemon that watches the battery.
+    PowerFail(PowerFail),
+    #[command(flatten)]
+    Table(crate::table::node::Action),
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// What a new cluster begins with, the same file on all its first nodes. Once a node has begun, the cluster's
+    /// own configuration counts.
+    #[arg(long, requires = "id", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Which node of it this is.
     #[arg(long, requires = "config")]
     id: Option<u16>,
     /// Folder for what must survive a restart.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", required_unless_present = "config")]
     state: Option<PathBuf>,
     /// Admin socket.
     #[arg(long, value_name = "PATH")]
@@ -47,54 +65,10 @@ pub(crate) struct Arguments {
     with_parent: Option<i32>,
 }
 
-#[derive(clap::Subcommand)]
-enum Action {
-    /// Let a node that gave up in distress start again, once the cause is mended.
-    Clear(Clear),
-    /// Tell a running node that the power is gone: it tells the others, gives up its disks and ends. For the
-    /// daemon that watches the battery.
-    PowerFail(PowerFail),
-}
-
-#[derive(clap::Args)]
-struct Clear {
-    /// Folder of the node's state.
-    #[arg(long, value_name = "FOLDER", required_unless_present = "config")]
-    state: Option<PathBuf>,
-    /// The cluster's configuration, with --id: for a node that uses the usual folder.
-    #[arg(long, requires = "id")]
-    config: Option<PathBuf>,
-    /// Which node of it.
-    #[arg(long)]
-    id: Option<u16>,
-}
-
 #[derive(clap::Args)]
 struct PowerFail {
     #[command(flatten)]
     which: Which,
-}
-
-fn act(action: &Action) -> anyhow::Result<ExitCode> {
-    match action {
-        Action::PowerFail(order) => {
-            request(&order.which.socket()?, &Request::PowerFail)?;
-        }
-        Action::Clear(order) => {
-            let folder = match (&order.state, &order.config, order.id) {
-                (Some(folder), _, _) => folder.clone(),
-                (None, Some(config), Some(id)) => default_folder(&Config::load(config)?.rows.name, id),
-                _ => anyhow::bail!("name the node by --state, or by --config and --id"),
-            };
-            match clear(&folder)? {
-                Some(stone) => {
-                    println!("{} had given up ({}); it may start", stone.member.node, stone.reason)
-                }
-                None => println!("{} holds no tombstone: there is nothing to clear", folder.display()),
-            }
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Where a node of a cluster keeps its state and its admin socket, unless told otherwise.
@@ -112,9 +86,18 @@ fn end_with(parent: i32) -> anyhow::Result<()> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    if let Some(action) = &arguments.action {
-        return act(action);
+    match arguments.action {
+        Some(Action::Table(action)) => crate::table::node::run(&action),
+        Some(Action::Run(run)) => daemon(run),
+        Some(Action::PowerFail(order)) => {
+            request(&order.which.socket()?, &Request::PowerFail)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => daemon(arguments.run),
     }
+}
+
+fn daemon(arguments: Run) -> anyhow::Result<ExitCode> {
     logging::start(arguments.log_json);
     if let Some(parent) = arguments.with_parent {
         end_with(parent)?;

@@ -66,6 +66,13 @@ pub enum Request {
     },
     /// The power is gone: tell the others, drain, end, and stay out until cleared.
     PowerFail,
+    /// A join token, not yet known to the database: whoever asks proposes it.
+    Invite {
+        /// How long it is good.
+        expires_s: u64,
+    },
+    /// Leave the cluster for good, and stop. Others have taken over what this node served.
+    Leave,
     /// Stop cleanly.
     Stop,
 }
@@ -144,7 +151,7 @@ impl Desk {
     }
 
     /// Asks the reactor; `None`: it has no time.
-    fn ask(&self, request: Request) -> Option<String> {
+    pub(crate) fn ask(&self, request: Request) -> Option<String> {
         let patience = request.patience();
         self.enter(request, 1)?.recv_timeout(patience).ok()
     }

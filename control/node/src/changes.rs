@@ -1,12 +1,13 @@
 //! Acting on what the log says: rows, members, mappings, in the order in which it says it.
 
 use crate::consensus::Asker;
+use crate::leaving::Farewell;
 use crate::ndd;
 use crate::node::Node;
 use crate::replica::News;
 use crate::start::new_life;
 use blockdev_proto::geometry::VolumeId;
-use control_proto::ccd::{Change, Event, Row, RowEvent, RowKey, Table};
+use control_proto::ccd::{Cause, Change, Event, Row, RowEvent, RowKey, Table};
 use control_proto::membership::Input;
 use control_proto::rows::{ClusterRows, LostQuorum};
 use control_proto::view::{BrokenPath, ClusterView, Member};
@@ -87,6 +88,9 @@ impl Node {
 
     fn on_event(&mut self, event: &Event) {
         tracing::info!(number = event.number.0, index = event.index, "{}", event.cause);
+        if let Cause::Departed(node) = event.cause {
+            self.farewell = Some(Farewell::to(node));
+        }
         let touched = Touched::of(event, self.replica.database().rows());
         if touched.rows {
             self.follow_rows();
@@ -118,7 +122,9 @@ impl Node {
         self.joining = false;
         self.station.rows = rows.clone();
         let (core, clients) = self.station.endpoint.parts();
-        self.rails.follow(core, &self.monitor, &rows);
+        if self.farewell.is_none() {
+            self.rails.follow(core, &self.monitor, &rows);
+        }
         self.distress.follow_rows(&rows);
         let news = self.disks.follow(&mut clients.engine, &rows);
         for volume in ndd::removed(&before, &rows) {
@@ -147,6 +153,9 @@ impl Node {
         let members: Vec<NodeId> = membership.members.iter().map(|member| member.node).collect();
         let departed: Vec<(NodeId, Incarnation)> =
             membership.departed.iter().map(|gone| (gone.node, gone.incarnation)).collect();
+        let hears_still = |node| self.farewell.is_some_and(|farewell| farewell.node() == node);
+        let departed: Vec<(NodeId, Incarnation)> =
+            departed.into_iter().filter(|(node, _)| !hears_still(*node)).collect();
         let is_member = membership.has(me);
         let mut endings = Vec::new();
         let (core, clients) = self.station.endpoint.parts();
@@ -247,6 +256,9 @@ impl Node {
         self.station.close_idle();
         let rows = self.rows.clone();
         let (core, clients) = self.station.endpoint.parts();
+        if self.farewell.take_if(|farewell| farewell.is_over()).is_some() {
+            self.rails.follow(core, &self.monitor, &rows);
+        }
         self.rails.control(core);
         let news = self.disks.control(&mut clients.engine, &rows);
         self.tell_paths(news);

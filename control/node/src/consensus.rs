@@ -26,6 +26,10 @@ const MEMBERS_AGAIN: Duration = Duration::from_millis(300);
 pub(crate) enum Asker {
     /// The administrator's request of this number.
     Admin(u64),
+    /// This node as one that has just joined.
+    Arrival,
+    /// This node as one that goes for good.
+    Departure,
     /// The membership, about who is a member.
     Members,
     /// The membership, about a number that was used before.

@@ -2,8 +2,10 @@
 
 use crate::admin::{Asked, Request, of_hex, refusal, to_hex};
 use crate::consensus::{Asker, NotTaken};
+use crate::join::{CONTACTS_MAX, Fingerprint, JoinToken, TokenId, TokenSecret};
 use crate::node::Node;
 use crate::report;
+use crate::scheme::join_address;
 use control_proto::ccd::{Answer, Applied, Change, Command, Database, Event, ReconfigurationId, RowEvent};
 use control_raft::NotDone;
 use serde_json::{Value, json};
@@ -51,7 +53,9 @@ impl Desk {
         match result {
             Ok(answer) => self.waiting[place].stage = Stage::Answered(answer),
             Err(why) => {
-                give(self.waiting.remove(place).answer, &refusal(&format!("nothing was changed: {why}")))
+                let lost = matches!(why, NotDone::NoLeader);
+                let text = json!({ "error": format!("nothing was changed: {why}"), "no_leader": lost });
+                give(self.waiting.remove(place).answer, &text.to_string());
             }
         }
     }
@@ -132,6 +136,12 @@ impl Node {
             Request::CutRail { link, rail } => self.mute(link, rail, true),
             Request::MendRail { link, rail } => self.mute(link, rail, false),
             Request::PowerFail => done(),
+            Request::Invite { expires_s } => self.invite(expires_s),
+            Request::Leave => {
+                self.departing = true;
+                self.stop.store(true, Ordering::Relaxed);
+                done()
+            }
             Request::Stop => {
                 self.stop.store(true, Ordering::Relaxed);
                 done()
@@ -219,10 +229,9 @@ impl Node {
             let answer = answer.or_else(|| {
                 let late = waiting.since.elapsed() > time_max;
                 late.then(|| {
-                    refusal(
-                        "no answer in time: whether it was changed, or will be, is unknown; look again \
-                         before you repeat it (netdisk status tells whether there is a majority)",
-                    )
+                    let why = "no answer in time: whether it was changed, or will be, is unknown; look again \
+                               before you repeat it (netdisk status tells whether there is a majority)";
+                    json!({ "error": why, "unknown": true }).to_string()
                 })
             });
             if let Some(answer) = &answer {
@@ -230,6 +239,30 @@ impl Node {
             }
             answer.is_none()
         });
+    }
+
+    /// A token by which a machine may ask to join, once the database knows it.
+    fn invite(&self, expires_s: u64) -> String {
+        let mut id = TokenId([0; 16]);
+        if let Err(fault) = getrandom::fill(&mut id.0) {
+            return refusal(&format!("no randomness for a token: {fault}"));
+        }
+        let key = &self.genesis.key;
+        let me = self.genesis.node;
+        let others = self.members().filter(|node| *node != me);
+        let contacts = std::iter::once(me).chain(others);
+        let contacts: Vec<_> = contacts.filter_map(|node| join_address(&self.rows, node)).collect();
+        if contacts.is_empty() {
+            return refusal("this node has no address where a machine could ask to join");
+        }
+        let token = JoinToken {
+            id,
+            secret: TokenSecret::of(key, id),
+            fingerprint: Fingerprint::of(key),
+            expires_unix_ms: unix_ms().saturating_add(expires_s.saturating_mul(1000)),
+            contacts: contacts.into_iter().take(CONTACTS_MAX).collect(),
+        };
+        json!({ "token": token.to_string() }).to_string()
     }
 
     fn mute(&mut self, link: u8, rail: u8, muted: bool) -> String {
@@ -246,7 +279,10 @@ impl Node {
 /// is waited for has ended.
 fn settled(database: &Database, answer: &Answer, wait: bool) -> Option<String> {
     let outcome = match &answer.result {
-        Err(refused) => return Some(refusal(&refused.to_string())),
+        Err(refused) => {
+            let text = json!({ "error": refused.to_string(), "answer": to_hex(&answer.encode()) });
+            return Some(text.to_string());
+        }
         Ok(outcome) => outcome,
     };
     if database.index() < answer.index {
@@ -260,6 +296,7 @@ fn settled(database: &Database, answer: &Answer, wait: bool) -> Option<String> {
     let id = outcome.reconfiguration.map(|ReconfigurationId(id)| id);
     let text = json!({
         "done": true,
+        "answer": to_hex(&answer.encode()),
         "index": answer.index,
         "number": database.number().0,
         "reconfiguration": id,
@@ -279,6 +316,7 @@ fn what(change: &Change) -> &'static str {
         Change::Prepare { .. } => "a reconfiguration",
         Change::Proceed { .. } => "a reconfiguration to go on",
         Change::Cancel { .. } => "the end of a reconfiguration",
+        Change::Depart { .. } => "a node to leave",
         Change::Clear { .. } => "a tombstone to be cleared",
         Change::CreateToken(_) | Change::RevokeToken(_) => "an invitation",
         Change::Join { .. } => "a node to join",

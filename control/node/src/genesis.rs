@@ -253,6 +253,13 @@ impl Genesis {
         })
     }
 
+    /// The node is none any more: its file is put aside, so that the folder starts no node. The log stays, for
+    /// whoever wants to look.
+    pub fn retire(&self, folder: &Path) -> io::Result<()> {
+        std::fs::rename(folder.join(FILE), folder.join(format!("{FILE}.left")))?;
+        File::open(folder)?.sync_all()
+    }
+
     /// As bytes: of the file, and for a node that joins.
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();

@@ -7,16 +7,19 @@
 //! | `request.rs` | what the machine wants, and what it is told |
 //! | `rows.rs` | from the wish to rows |
 //! | `exchange.rs` | the conversation, proven both ways and hidden, over any stream |
+//! | `keeper.rs` | the cluster's word about those who knock |
 //! | `door.rs` | the join port: a few conversations at once, each with a limit of time |
 
 mod door;
 mod exchange;
+mod keeper;
 mod request;
 mod rows;
 mod token;
 
 pub use door::{Door, DoorRefusal, Doorkeeper, knock};
 pub use exchange::{ANSWER_BYTES_MAX, ExchangeFault, REQUEST_BYTES_MAX};
+pub(crate) use keeper::Keeper;
 pub use request::{JoinAnswer, JoinRequest, RailAddressAsked, Welcome};
 pub use rows::{NewcomerRefusal, newcomer};
 pub use token::{CONTACTS_MAX, Fingerprint, JoinToken, TokenFault, TokenId, TokenSecret};

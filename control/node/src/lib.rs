@@ -4,10 +4,12 @@
 
 mod access;
 pub mod admin;
+pub mod arrival;
 mod changes;
 pub mod config;
 mod consensus;
 mod ctid;
+pub mod departure;
 mod desk;
 mod disks;
 pub mod distress;
@@ -15,6 +17,7 @@ mod embedded;
 pub mod genesis;
 pub mod join;
 mod lease;
+mod leaving;
 mod membership;
 mod memory;
 mod monitor;

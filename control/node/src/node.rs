@@ -4,12 +4,15 @@
 //! up as the last thing to happen.
 
 use crate::admin::Admin;
+use crate::arrival::Arrival;
 use crate::consensus::{Asker, Consensus};
 use crate::ctid::RailKeeper;
 use crate::desk::Desk;
 use crate::distress::{Distress, GivingUp};
 use crate::genesis::Genesis;
+use crate::join::Door;
 use crate::lease::{LeaseWatch, boot_time};
+use crate::leaving::{Depart, Farewell};
 use crate::membership::Decision;
 use crate::monitor::Monitor;
 use crate::ndd::DiskKeeper;
@@ -27,6 +30,7 @@ use control_proto::rows::ClusterRows;
 use control_proto::view::BrokenPath;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -64,6 +68,18 @@ pub struct Node {
     pub(crate) lease: LeaseWatch,
     pub(crate) giving_up: Option<GivingUp>,
     admin: Option<Admin>,
+    /// Where machines that want to join knock; closed when dropped.
+    pub(crate) door: Option<Door>,
+    /// This node joined and has not arrived yet.
+    pub(crate) arrival: Option<Arrival>,
+    /// Another node has gone for good, and is to hear it.
+    pub(crate) farewell: Option<Farewell>,
+    /// It goes for good when it stops.
+    pub(crate) departing: bool,
+    /// What the log says of its departure.
+    pub(crate) depart: Depart,
+    /// Its state.
+    pub(crate) folder: PathBuf,
     pub(crate) desk: Desk,
     pub(crate) reconfigurations: Reconfigurations,
     pub(crate) has_quorum: bool,
@@ -97,6 +113,7 @@ impl Node {
         station: Station,
         keepers: Keepers,
         admin: Option<Admin>,
+        folder: PathBuf,
     ) -> Node {
         Node {
             joining: replica.database().rows().node(genesis.node).is_none(),
@@ -112,6 +129,12 @@ impl Node {
             lease: keepers.lease,
             giving_up: None,
             admin,
+            door: None,
+            arrival: None,
+            farewell: None,
+            departing: false,
+            depart: Depart::NotAsked,
+            folder,
             desk: Desk::default(),
             reconfigurations: Reconfigurations::default(),
             has_quorum: false,
@@ -267,6 +290,7 @@ impl Node {
         }
         self.keep_lease();
         self.reconfigure();
+        self.arrive();
         self.tidy_up();
         while let Some(asked) = self.admin.as_ref().and_then(|admin| admin.desk.take()) {
             self.answer(asked);
@@ -319,7 +343,8 @@ impl Node {
                 Asker::Raise => clients.membership.tell(core, Input::RaiseAnswered),
                 Asker::Steward => clients.membership.tell(core, Input::StewardAnswered),
                 Asker::Admin(number) => self.desk.finished(number, finished.result),
-                Asker::Participant | Asker::Overseer | Asker::Witness => {}
+                Asker::Departure => self.departure_answered(&finished.result),
+                Asker::Participant | Asker::Overseer | Asker::Arrival | Asker::Witness => {}
             }
         }
     }
@@ -478,7 +503,9 @@ impl Node {
         }
         let since = *self.stopping.get_or_insert_with(|| {
             tracing::info!("stopping");
-            self.distress.say(Reason::PlannedStop);
+            if !self.departing {
+                self.distress.say(Reason::PlannedStop);
+            }
             self.surfaces.stop();
             Instant::now()
         });
@@ -489,9 +516,14 @@ impl Node {
             self.leaving = Some(Instant::now());
             let (core, clients) = self.station.endpoint.parts();
             clients.engine.fence(core);
-            clients.membership.tell(core, Input::Leave);
+            if !self.departing {
+                clients.membership.tell(core, Input::Leave);
+            }
             return None;
         };
+        if self.departing {
+            return self.depart_step(leaving);
+        }
         if self.is_drained() {
             self.distress.say_fenced(Reason::PlannedStop);
         }

@@ -26,6 +26,9 @@ pub struct Status {
     pub node: u16,
     /// Its present life.
     pub incarnation: u64,
+    /// Its release.
+    #[serde(default)]
+    pub release: Option<String>,
     /// Seconds since it started.
     pub uptime_s: u64,
     /// The configuration number in force.
@@ -303,6 +306,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
         cluster: rows.name.clone(),
         node: core.node().0,
         incarnation: core.incarnation().0,
+        release: Some(env!("CARGO_PKG_VERSION").into()),
         uptime_s: node.started.elapsed().as_secs(),
         epoch,
         members,

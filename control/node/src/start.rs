@@ -1,10 +1,12 @@
 //! The start of a node: what it begins with, and in which order its parts come to life.
 
 use crate::admin::Admin;
+use crate::arrival::Arrival;
 use crate::consensus::Consensus;
 use crate::ctid::RailKeeper;
 use crate::distress::{Distress, DistressRefusal, tombstone_file};
 use crate::genesis::{Genesis, GenesisRefusal};
+use crate::join::{Door, Keeper};
 use crate::lease::LeaseWatch;
 use crate::membership::MembershipClient;
 use crate::memory::slab_layout;
@@ -13,10 +15,12 @@ use crate::ndd::{self, DiskKeeper};
 use crate::node::{Keepers, Node};
 use crate::options::{NodeOptions, NodeRefusal};
 use crate::replica::{LogSide, Replica, replicas};
+use crate::scheme::join_address;
 use crate::station::{NodeClients, Station};
 use crate::surfaces::Surfaces;
 use blockdev_engine::BlockEngine;
 use control_proto::ccd::Database;
+use control_proto::rows::ClusterRows;
 use control_proto::view::Member;
 use control_raft::ClusterStamp;
 use std::collections::BTreeSet;
@@ -92,6 +96,20 @@ fn start_log(
     Ok(consensus)
 }
 
+/// Opens the port at which machines knock that want to join. A node without it works, so that a port that is
+/// taken is a warning.
+fn open_door(genesis: &Genesis, admin: &Admin, rows: &ClusterRows) -> Option<Door> {
+    let address = join_address(rows, genesis.node)?;
+    let keeper = Keeper { desk: admin.desk.clone(), genesis: genesis.clone() };
+    match Door::open(address, Arc::new(keeper)) {
+        Ok(door) => Some(door),
+        Err(refusal) => {
+            tracing::warn!("{refusal}");
+            None
+        }
+    }
+}
+
 impl Node {
     /// Starts the node; drive it with [`Node::run`].
     pub fn start(options: NodeOptions) -> Result<Node, NodeRefusal> {
@@ -148,9 +166,12 @@ impl Node {
         }
         replica.attach(waker);
         station.endpoint.clients().consensus = consensus.map(|log| log.in_life(life));
+        let door = admin.as_ref().and_then(|admin| open_door(&genesis, admin, &rows));
         tracing::info!(node = id.0, cluster = rows.name, "node started");
         let keepers = Keepers { surfaces, rails, disks, monitor, distress, lease };
-        let mut node = Node::of_parts(genesis, replica, station, keepers, admin);
+        let arrival = Arrival::of(&options.state);
+        let mut node = Node::of_parts(genesis, replica, station, keepers, admin, options.state);
+        (node.door, node.arrival) = (door, arrival);
         node.map_before_first_view();
         Ok(node)
     }

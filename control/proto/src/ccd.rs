@@ -25,6 +25,7 @@
 mod answer;
 mod command;
 mod database;
+mod departure;
 mod event;
 mod format;
 mod members;

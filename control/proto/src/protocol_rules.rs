@@ -3,7 +3,7 @@
 //! machines of [`Strict`] rules carry no switch, and cost nothing more.
 
 /// Which rules are obeyed. Every product runs [`Strict`], which plain names stand for.
-pub trait ProtocolRules {
+pub trait ProtocolRules: Clone {
     /// A reconfiguration counts an acknowledgement only of the very life that it waits for.
     const ACK_OF_THIS_LIFE: bool = true;
     /// A node lets a suspended virtual disk go on only when the log says so.

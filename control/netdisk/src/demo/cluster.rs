@@ -3,7 +3,7 @@
 use super::folder::Folders;
 use super::interrupt::Interrupt;
 use super::place::Place;
-use crate::disk::uuid;
+use crate::table::disk::uuid;
 use anyhow::{Context, bail};
 use blockdev_store::{NewDisk, create};
 use control_node::admin::{Request, ask};
@@ -124,7 +124,7 @@ impl Cluster {
     /// Cuts a rail at a node.
     pub(super) fn cut_rail(&self, node: NodeNumber, link: u8, rail: u8) -> anyhow::Result<()> {
         let socket = &self.nodes[node.index()].socket;
-        crate::status::request(socket, &Request::CutRail { link, rail })?;
+        crate::daemon::request(socket, &Request::CutRail { link, rail })?;
         Ok(())
     }
 

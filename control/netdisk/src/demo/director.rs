@@ -125,7 +125,7 @@ impl<'a> Director<'a> {
         let both = [open()?, open()?];
         let needed = Director::disk_bytes(&self.image);
         ensure!(both[0].size_bytes() >= needed, "the export has {} bytes only", both[0].size_bytes());
-        let run = crate::disk::uuid()?.0 as u64;
+        let run = crate::table::disk::uuid()?.0 as u64;
         let cues = Arc::new(Cues::default());
         let load = Load::new(run, LOAD_BLOCKS);
         let workload =

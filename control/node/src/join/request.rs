@@ -65,8 +65,25 @@ pub struct Welcome {
     pub cluster: String,
     /// The newcomer's number.
     pub node: u16,
-    /// The node's genesis: key, rows, and who it is. As its state folder keeps it.
+    /// The node's genesis: key, first rows, the database now, and who it is. As its state folder keeps it.
+    #[serde(with = "hex")]
     pub genesis: Vec<u8>,
+}
+
+/// Bytes as hexadecimal digits.
+mod hex {
+    use crate::admin::{of_hex, to_hex};
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to_hex(bytes).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        of_hex(&text).ok_or_else(|| D::Error::custom("no hexadecimal digits"))
+    }
 }
 
 impl std::fmt::Debug for Welcome {

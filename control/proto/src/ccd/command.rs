@@ -95,6 +95,13 @@ pub enum Change {
     },
     /// A leader of the log takes care of the membership from here on.
     Steward(Steward),
+    /// A member goes for good: its membership, its row and all that names it, in one step.
+    Depart {
+        /// The member, in its life.
+        member: Member,
+        /// The rows without it. It serves nothing any more.
+        changes: Vec<RowChange>,
+    },
     /// A disk was seen to have been used at this number: go above.
     RaiseEpoch {
         /// The number.
@@ -178,6 +185,6 @@ coded! {
         5 = Cancel { reconfiguration, why }, 6 = Membership { by, expect, members, broken, causes },
         7 = RaiseEpoch { above }, 8 = Distress { member, level, reason }, 9 = Clear { node },
         10 = CreateToken(token), 11 = RevokeToken(hash), 12 = Join { token, nonce, unix_ms, changes },
-        13 = Steward(steward)
+        13 = Steward(steward), 14 = Depart { member, changes }
     }
 }

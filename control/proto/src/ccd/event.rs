@@ -46,6 +46,8 @@ pub enum Cause {
     Invited,
     /// A node joined by an invitation.
     Joined(NodeId),
+    /// A node left for good.
+    Departed(NodeId),
 }
 
 impl fmt::Display for Cause {
@@ -74,6 +76,7 @@ impl fmt::Display for Cause {
             }
             Cause::Cleared(node) => write!(f, "node {} was cleared", node.0),
             Cause::Invited => write!(f, "an invitation was given or taken back"),
+            Cause::Departed(node) => write!(f, "node {} left for good", node.0),
             Cause::Joined(node) => write!(f, "node {} joined by an invitation", node.0),
         }
     }

@@ -169,7 +169,7 @@ impl<R: ProtocolRules> Database<R> {
     }
 
     /// Puts a membership, checked, into force, at a new number.
-    fn set_members(&mut self, members: Vec<Member>, broken: Vec<BrokenPath>) -> RowEvent {
+    pub(super) fn set_members(&mut self, members: Vec<Member>, broken: Vec<BrokenPath>) -> RowEvent {
         let before = self.membership.clone();
         let number = self.raise_number();
         let mut departed = before.departed.clone();

@@ -55,6 +55,7 @@ pub enum Refusal {
     LifeIsOver { member: Member },
     NumberTooLarge { number: Epoch },
     NoTombstone { node: NodeId },
+    StillServes { node: NodeId, name: String },
     // Tokens.
     TooManyTokens { most: usize },
     TokenTaken { token: TokenHash },
@@ -254,6 +255,11 @@ impl Refusal {
                 "configuration number {} cannot be: the disk that tells it is damaged or not netdisk's",
                 number.0
             ),
+            Refusal::StillServes { node, name } => write!(
+                f,
+                "node {} still serves {name}: let others serve it first (netdisk vdisk detach {name})",
+                node.0
+            ),
             Refusal::NoTombstone { node } => {
                 write!(f, "node {} has no tombstone: there is nothing to clear", node.0)
             }
@@ -301,7 +307,7 @@ coded! {
         35 = Decided { id, phase }, 36 = NotAsked { id, member }, 37 = NotHeld { id },
         40 = MembershipChanged { expected, found }, 41 = MembersMalformed, 42 = NotConfigured { node },
         43 = Tombstoned { node }, 44 = LifeIsOver { member }, 45 = NumberTooLarge { number },
-        46 = NoTombstone { node }, 47 = NotSteward { term },
+        46 = NoTombstone { node }, 48 = StillServes { node, name }, 47 = NotSteward { term },
         50 = TooManyTokens { most }, 51 = TokenTaken { token }, 52 = NoToken,
         56 = TokenUsed { node },
         53 = TokenExpired, 54 = TokenOfOther { node }, 55 = JoinAddsNoNode

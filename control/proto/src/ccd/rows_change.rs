@@ -253,7 +253,7 @@ impl<R: ProtocolRules> Database<R> {
     }
 
     /// Keeps what was staged, with a new number if it is one of the configuration.
-    fn take_over_at_once(&mut self, staged: Staged) -> Vec<RowEvent> {
+    pub(super) fn take_over_at_once(&mut self, staged: Staged) -> Vec<RowEvent> {
         let configures = |change: &RowEvent| {
             change.before != change.after
                 && !matches!(change.key.table(), Table::Permissions | Table::Nbd | Table::Formats)

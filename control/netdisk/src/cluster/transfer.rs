@@ -1,0 +1,138 @@
+//! `netdisk cluster export`, `import`: the whole configuration as a file. It is of the same shape as the file that
+//! a cluster can begin with; the cluster's key is not in it.
+
+use crate::change::flow::{self, Cluster};
+use crate::change::{Flags, Look, Plan};
+use crate::daemon::Daemon;
+use anyhow::{Context, ensure};
+use control_node::config::{Config, to_json, to_toml};
+use control_proto::ccd::{Database, Row, RowChange, SettingsRow};
+use control_proto::rows::ClusterRows;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use transport_proto::connectivity::Settings;
+
+/// Write the configuration to standard output.
+#[derive(clap::Args)]
+pub(super) struct Export {
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Make the configuration what a file says.
+#[derive(clap::Args)]
+pub(super) struct Import {
+    /// A file as `netdisk cluster export` writes it, TOML; or JSON, if its name ends so.
+    file: PathBuf,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+pub(super) fn export(export: &Export) -> anyhow::Result<ExitCode> {
+    let database = Daemon::of(&export.look.which)?.database()?;
+    if export.look.json {
+        println!("{}", serde_json::to_string_pretty(&to_json(database.rows()))?);
+    } else {
+        print!("{}", to_toml(database.rows()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn import(import: &Import) -> anyhow::Result<ExitCode> {
+    let wanted = read(&import.file)?;
+    let mut daemon = Daemon::of(&import.flags.which)?;
+    flow::run(&mut daemon, &import.flags, false, &|database| plan(database, &wanted))
+}
+
+/// The rows of a file. JSON is turned into TOML first, so that there is one reader and one set of mistakes.
+fn read(file: &Path) -> anyhow::Result<ClusterRows> {
+    if file.extension().is_none_or(|end| end != "json") {
+        return Ok(Config::load_rows(file)?);
+    }
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let value: toml::Table = serde_json::from_str(&text)
+        .with_context(|| format!("{} is no JSON of a configuration", file.display()))?;
+    Ok(Config::parse_rows(file, &toml::to_string(&value)?)?)
+}
+
+/// All changes that make the rows what is wanted.
+fn plan(database: &Database, wanted: &ClusterRows) -> anyhow::Result<Plan> {
+    let rows = database.rows();
+    ensure!(
+        rows.name == wanted.name,
+        "the file is of cluster {:?}, this one is {:?}: a cluster keeps its name; change the name in the file \
+         if it is meant for this one",
+        wanted.name,
+        rows.name
+    );
+    let mut wanted = wanted.clone();
+    // What a file does not tell stays.
+    let Settings { period, missed_down, heard_up, sticky, .. } = wanted.connectivity;
+    let connectivity = Settings { period, missed_down, heard_up, sticky, ..rows.connectivity };
+    wanted.put(Row::Settings(SettingsRow { connectivity, ..wanted.settings() }));
+    let mut changes: Vec<RowChange> = Vec::new();
+    for row in wanted.all_rows().filter(|row| rows.row(&row.key()).as_ref() != Some(row)) {
+        changes.push(RowChange::Put(row));
+    }
+    let gone = rows.all_rows().filter(|row| wanted.row(&row.key()).is_none());
+    changes.extend(gone.map(|row| RowChange::Remove(row.key())));
+    Ok(Plan::new(format!("the configuration is as the file says, {} rows changed", changes.len()), changes))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+    use super::*;
+    use crate::change::sample::{after, database, refused, rows};
+
+    fn from(text: &str) -> ClusterRows {
+        Config::parse_rows(Path::new("/c.toml"), text).unwrap()
+    }
+
+    // proves: C2
+    #[test]
+    fn what_was_exported_is_imported_without_a_change_and_edits_become_row_changes() {
+        let start = database();
+        let text = to_toml(start.rows());
+        assert!(plan(&start, &from(&text)).unwrap().changes.is_empty());
+        let edited = text.replace("owner = 1000", "owner = 7").replace("64MiB", "80MiB");
+        let changed = after(&start, &|db| plan(db, &from(&edited))).unwrap();
+        assert_eq!(changed.rows().permissions[0].owner, 7);
+        assert_eq!(changed.rows().virtual_disks[0].size_bytes, 80 << 20);
+        // And back again: what grew cannot shrink, and nothing of the rest is done by halves.
+        assert!(refused(&changed, &|db| plan(db, &from(&text))).contains("only grows"));
+        assert_eq!(changed.rows().permissions[0].owner, 7);
+    }
+
+    #[test]
+    fn rows_that_are_not_in_the_file_go() {
+        let mut less = rows();
+        less.disks.retain(|row| row.name != "spare");
+        less.nbd.clear();
+        let changed = after(&database(), &|db| plan(db, &less)).unwrap();
+        assert_eq!(*changed.rows().as_ref(), less);
+    }
+
+    #[test]
+    fn json_is_read_as_toml_is_and_mistakes_are_told() {
+        let folder = std::env::temp_dir().join(format!("netdisk-import-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("c.json");
+        std::fs::write(&file, to_json(&rows()).to_string()).unwrap();
+        assert_eq!(read(&file).unwrap(), rows());
+        std::fs::write(&file, "{ not json").unwrap();
+        assert!(format!("{:#}", read(&file).unwrap_err()).contains("no JSON"));
+        std::fs::write(&file, r#"{"cluster": {"name": "x"}, "nodes": []}"#).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("unknown field"));
+        assert!(read(&folder.join("gone.toml")).unwrap_err().to_string().contains("cannot read"));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_another_cluster_is_refused() {
+        let mut other = rows();
+        other.name = "south".into();
+        assert!(refused(&database(), &|db| plan(db, &other)).contains("keeps its name"));
+    }
+}
