@@ -7,6 +7,7 @@
 
 mod bystander;
 mod catalogue;
+mod control;
 mod limits;
 mod netdisk;
 mod peers;
@@ -28,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::netdisk::Destinations;
 use crate::role::Role;
+use crate::scenario::Scenario;
 use crate::settings::Settings;
 
 /// Counts allocations, so that a scenario can say how many a message costs. Costs nothing where nothing is
@@ -86,6 +88,9 @@ enum Other {
     /// netdisk's transport over every provider, size, depth and number of links, closed and open loop. Takes
     /// --quick, --only, --seconds, --json and --curves as the comparison does.
     Sweep,
+    /// The control plane's replicated log beside etcd, which is installed if it is not there. Takes the options
+    /// of the comparison.
+    Control,
     /// The other end of an exchange; started by this program itself.
     #[command(hide = true)]
     Worker {
@@ -106,7 +111,17 @@ fn main() -> Result<()> {
             let into = Destinations { json: wishes.json.as_deref(), curves: wishes.curves.as_deref() };
             netdisk::sweep(&settings(&wishes)?, only, machine(), &into)
         }
-        None => compare(&wishes),
+        Some(Other::Control) => {
+            let settings = settings(&wishes)?;
+            if !wishes.list {
+                peers::Tool::Etcd.install();
+            }
+            compare(&wishes, &settings, control::scenarios(&settings))
+        }
+        None => {
+            let settings = settings(&wishes)?;
+            compare(&wishes, &settings, catalogue::scenarios(&settings))
+        }
     }
 }
 
@@ -121,9 +136,7 @@ fn machine() -> Machine {
 }
 
 /// Every scenario against its limit or peer, and the table of what came of it.
-fn compare(wishes: &Wishes) -> Result<()> {
-    let settings = settings(wishes)?;
-    let mut scenarios = catalogue::scenarios(&settings);
+fn compare(wishes: &Wishes, settings: &Settings, mut scenarios: Vec<Scenario>) -> Result<()> {
     if let Some(text) = &wishes.only {
         scenarios.retain(|scenario| scenario.id.contains(text.as_str()));
         if scenarios.is_empty() {
@@ -139,7 +152,7 @@ fn compare(wishes: &Wishes) -> Result<()> {
     let mut report = Report::begin(machine());
     for scenario in scenarios {
         eprintln!("{} …", scenario.id);
-        let row = scenario.run(&settings);
+        let row = scenario.run(settings);
         if let bench_harness::Verdict::Skipped { why } = &row.verdict {
             eprintln!("SKIPPED {}: {why}", row.scenario);
         }

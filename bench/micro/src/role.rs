@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::control::log_node;
 use crate::limits::{cache_line, memory_copy, tcp_round_trip, tcp_stream};
 use crate::netdisk::{cluster_node, disk_master, partner};
 
@@ -26,6 +27,8 @@ pub(crate) enum Role {
     NetdiskDiskMaster(disk_master::DiskMaster),
     /// A whole node of a netdisk cluster.
     NetdiskNode(cluster_node::ClusterNode),
+    /// A node of the replicated log.
+    LogNode(log_node::LogNode),
 }
 
 impl Role {
@@ -43,6 +46,7 @@ impl Role {
             Self::NetdiskPartner(partner) => partner.serve(),
             Self::NetdiskDiskMaster(master) => master.serve(),
             Self::NetdiskNode(node) => node.serve(),
+            Self::LogNode(node) => node.serve(),
         }
     }
 }

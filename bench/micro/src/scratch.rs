@@ -20,8 +20,16 @@ impl ScratchFolder {
     /// # Errors
     /// It cannot be made there.
     pub(crate) fn create() -> Result<Self> {
+        Self::create_in(&std::env::temp_dir())
+    }
+
+    /// Makes one in this folder.
+    ///
+    /// # Errors
+    /// It cannot be made there.
+    pub(crate) fn create_in(parent: &Path) -> Result<Self> {
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("bench-micro-{}-{number}", std::process::id()));
+        let path = parent.join(format!("bench-micro-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         Ok(Self { path })
     }

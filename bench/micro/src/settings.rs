@@ -17,6 +17,10 @@ pub(crate) struct Settings {
     pub(crate) fio_runtime: Duration,
     /// How long idle nodes are watched in a turn.
     pub(crate) idle_watch: Duration,
+    /// How long writes to a replicated log go on before they are recorded.
+    pub(crate) control_warm_up: Duration,
+    /// How long they are recorded.
+    pub(crate) control_measure: Duration,
     /// Bytes of the memory disk that fio reads.
     pub(crate) disk_bytes: u64,
     /// Congestion control of raw TCP sockets; `None` leaves the machine's default, which netdisk's sockets
@@ -33,6 +37,8 @@ impl Settings {
             alternation: Alternation { pairs: 10, tries_max: 20, keep_disturbed: false },
             fio_runtime: Duration::from_secs(2),
             idle_watch: Duration::from_secs(2),
+            control_warm_up: Duration::from_millis(500),
+            control_measure: Duration::from_secs(2),
             disk_bytes: 1 << 30,
             tcp_congestion: None,
         }
@@ -45,6 +51,8 @@ impl Settings {
             alternation: Alternation { pairs: 2, tries_max: 4, keep_disturbed: false },
             fio_runtime: Duration::from_millis(500),
             idle_watch: Duration::from_millis(500),
+            control_warm_up: Duration::from_millis(200),
+            control_measure: Duration::from_millis(500),
             disk_bytes: 64 << 20,
             ..Self::full()
         }

@@ -1,7 +1,7 @@
 //! A program that a scenario needs and that may not be installed.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// A program and the command that brings it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(crate) enum Tool {
     FioWithNbd,
     /// nbdkit and its memory plug-in.
     Nbdkit,
+    /// etcd's server.
+    Etcd,
 }
 
 impl Tool {
@@ -25,7 +27,29 @@ impl Tool {
             Self::Nbdkit if !installed("nbdkit") => {
                 Some("nbdkit is not installed: apt-get install nbdkit".to_owned())
             }
-            Self::FioWithNbd | Self::Nbdkit => None,
+            Self::Etcd if !installed("etcd") => {
+                Some("etcd is not installed: apt-get install etcd-server".to_owned())
+            }
+            Self::FioWithNbd | Self::Nbdkit | Self::Etcd => None,
+        }
+    }
+}
+
+impl Tool {
+    /// Installs it from the distribution where that is possible; otherwise [`Tool::missing`] goes on saying what
+    /// a person has to do.
+    pub(crate) fn install(&self) {
+        let package = match self {
+            Self::FioWithNbd => "fio",
+            Self::Nbdkit => "nbdkit",
+            Self::Etcd => "etcd-server",
+        };
+        if self.missing().is_some() {
+            eprintln!("installing {package} …");
+            let _ = Command::new("apt-get")
+                .args(["install", "-y", "-qq", package])
+                .stdout(Stdio::null())
+                .status();
         }
     }
 }
