@@ -252,19 +252,3 @@ pub(crate) fn entry_bytes(entry: &Entry) -> usize {
         }
     }
 }
-
-/// `bytes` with their CRC-32C in front, as they stand on disk.
-pub(crate) fn sealed(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(4 + bytes.len());
-    out.extend_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
-    out.extend_from_slice(bytes);
-    out
-}
-
-/// What [`sealed`] sealed, if it is whole.
-pub(crate) fn unsealed(bytes: &[u8]) -> Result<&[u8], Torn> {
-    let mut reader = Reader::new(bytes);
-    let check = reader.u32()?;
-    let rest = reader.rest();
-    if crc32c::crc32c(rest) == check { Ok(rest) } else { Err(Torn) }
-}

@@ -10,6 +10,7 @@ mod codec;
 mod fault;
 mod flavour;
 mod handle;
+mod journal;
 mod leadership;
 mod log_store;
 mod machine;

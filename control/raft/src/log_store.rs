@@ -163,7 +163,11 @@ impl Log {
         if let Some(fault) = &self.failed {
             return Err(fault.clone());
         }
-        let dirty = std::mem::take(&mut self.dirty);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let anew = self.shelf.is_mostly_void(self.entries_bytes);
+        if anew {
+            dirty = Dirty { entries_from: Some(0), cut: false, vote: true, purged: true, committed: true };
+        }
         let mut batch = Batch {
             cut: dirty.entries_from.filter(|_| dirty.cut),
             entries: Vec::new(),
@@ -175,11 +179,11 @@ impl Log {
             for entry in self.entries.range(self.position(from)..) {
                 let mut bytes = Vec::with_capacity(codec::entry_bytes(entry));
                 codec::put_entry(&mut bytes, entry);
-                batch.entries.push((entry.log_id.index, bytes));
+                batch.entries.push(bytes);
             }
         }
         disk.begin();
-        let kept = self.shelf.keep(&batch);
+        let kept = if anew { self.shelf.renew(&batch) } else { self.shelf.keep(&batch) };
         disk.end();
         if let Err(fault) = &kept {
             self.failed = Some(fault.clone());

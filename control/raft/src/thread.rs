@@ -13,6 +13,7 @@ use transport_proto::identity::{Incarnation, NodeId};
 
 use crate::fault::StartFault;
 use crate::handle::{Handle, IncomingBytes, Order, Outputs};
+use crate::journal::{self, Journal};
 use crate::leadership::{Follow, Leadership};
 use crate::log_store::LogStore;
 use crate::machine::Machine;
@@ -22,7 +23,6 @@ use crate::network::Switchboard;
 use crate::options::{INCOMING_MAX, REQUESTS_MAX, RaftOptions};
 use crate::post::Post;
 use crate::service::{self, Service};
-use crate::shelf::RedbShelf;
 use crate::snapshot_file::{self, SnapshotFile};
 use crate::snapshot_intake::SnapshotIntake;
 use crate::wire::{self, Message};
@@ -149,14 +149,14 @@ impl Drop for Ending {
 fn open_shelf(
     options: &RaftOptions,
     file: &SnapshotFile,
-) -> Result<(RedbShelf, crate::shelf::Contents), StartFault> {
-    let log = options.folder.join(crate::shelf::FILE);
+) -> Result<(Journal, crate::shelf::Contents), StartFault> {
+    let log = options.folder.join(journal::FILE);
     // A snapshot without its log: the vote is lost, and voting again could give two leaders to one term.
     if file.path().exists() && !log.exists() {
         let why = format!("there is a file {} but no log beside it", snapshot_file::FILE);
         return Err(StartFault::Damaged { path: log, why });
     }
-    RedbShelf::open(&options.folder, options.stamp, options.node)
+    Journal::open(&options.folder, options.stamp, options.node)
 }
 
 fn config(options: &RaftOptions) -> Result<Arc<Config>, StartFault> {

@@ -77,7 +77,7 @@ fn a_snapshot_without_its_log_is_refused() {
     cluster.until(|cluster| (cluster.state(1).snapshot > 0).then_some(()));
     cluster.stop(1);
     let folder = cluster.folder(1);
-    std::fs::remove_file(folder.join("raft.redb")).unwrap();
+    std::fs::remove_file(folder.join("raft.log")).unwrap();
     let voters = cluster::ids(&[1]);
     let options =
         control_raft::RaftOptions::new(transport_proto::identity::NodeId(1), cluster::STAMP, &folder, voters);
@@ -85,5 +85,5 @@ fn a_snapshot_without_its_log_is_refused() {
         panic!("a lost vote must not be cast again")
     };
     assert!(fault.to_string().contains("move the state folder away"), "{fault}");
-    assert!(!folder.join("raft.redb").exists());
+    assert!(!folder.join("raft.log").exists());
 }
