@@ -16,6 +16,7 @@ mod codec;
 pub mod distress;
 pub mod membership;
 pub mod protocol_rules;
+pub mod reconfiguration;
 pub mod rows;
 pub mod rules;
 pub mod view;
