@@ -17,7 +17,8 @@ pub(crate) struct Arguments {
     /// Only this seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Break a rule and expect the checkers to notice: no-epoch-gate or no-duplicate-table.
+    /// Break a rule and expect the checkers to notice: no-epoch-gate, no-duplicate-table, ack-of-any-life,
+    /// resume-on-timer or lease-from-receipt.
     #[arg(long)]
     mutant: Option<String>,
     /// Print what happens, line by line; meant for one seed.
@@ -33,7 +34,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => None,
         Some(name) => match Mutant::from_name(name) {
             Some(mutant) => Some(mutant),
-            None => bail!("mutant {name:?} is unknown: there are no-epoch-gate and no-duplicate-table"),
+            None => {
+                let names = Mutant::ALL.map(Mutant::name).join(", ");
+                bail!("mutant {name:?} is unknown: there are {names}");
+            }
         },
     };
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);

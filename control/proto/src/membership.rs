@@ -273,6 +273,11 @@ impl<R: ProtocolRules> Membership<R> {
         self.log.membership.has(self.me())
     }
 
+    /// Whether this node takes care of the membership, and of what else needs one that leads.
+    pub fn is_steward(&self) -> bool {
+        self.lease.leads
+    }
+
     /// Whether a lease is held.
     pub fn has_quorum(&self) -> bool {
         self.has_quorum

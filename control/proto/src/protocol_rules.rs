@@ -3,12 +3,13 @@
 //! machines of [`Strict`] rules carry no switch, and cost nothing more.
 
 /// Which rules are obeyed. Every product runs [`Strict`], which plain names stand for.
-pub trait ProtocolRules: Clone {
+pub trait ProtocolRules: Clone + core::fmt::Debug {
     /// A reconfiguration counts an acknowledgement only of the very life that it waits for.
     const ACK_OF_THIS_LIFE: bool = true;
     /// A node lets a suspended virtual disk go on only when the log says so.
     const RESUME_ON_LOG_ONLY: bool = true;
-    /// The holder of a lease counts it from when it asked, not from when the grant arrived.
+    /// The holder of a lease counts it from when it asked, not from when the grant arrived; the leader its
+    /// own from when it asked for its confirmation.
     const LEASE_FROM_SEND: bool = true;
 }
 

@@ -76,10 +76,12 @@ pub enum Input {
     AckAnswered(ReconfigurationId),
 }
 
-/// What the owner is to do, in this order.
+/// What the owner is to do, in this order; a node that reads the log does what suspends before it takes over
+/// the mappings of the entry, and what resumes after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Hold new requests of this virtual disk, and say [`Input::Drained`] when nothing is under way.
+    /// Hold new requests of this virtual disk, and say [`Input::Drained`] when nothing is under way. One that
+    /// is not open here is drained at once, and opens suspended ([`Participant::is_suspended`]).
     Suspend(VolumeId),
     /// Drop the copy of its mapping: the log will have another. What is held waits for that.
     Invalidate(VolumeId),

@@ -111,7 +111,8 @@ impl<R: ProtocolRules> Membership<R> {
         if !self.lease.leads || at < self.lease.leads_since {
             return;
         }
-        self.lease.confirmed = self.lease.confirmed.max(Some(at.min(self.now)));
+        let at = if R::LEASE_FROM_SEND { at.min(self.now) } else { self.now };
+        self.lease.confirmed = self.lease.confirmed.max(Some(at));
         for (member, stamp) in core::mem::take(&mut self.lease.waiting) {
             self.answer_ask(member, stamp, out);
         }
