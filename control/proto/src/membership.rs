@@ -47,8 +47,6 @@ use watch::PeerWatch;
 const STATUS_PERIOD: Duration = Duration::from_millis(250);
 /// What was refused is proposed again after so long, if it is still wanted.
 const PROPOSAL_PAUSE: Duration = Duration::from_millis(50);
-/// A proposal that has no answer by then is taken for lost; what the log says meanwhile counts.
-const PROPOSAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the log says about members, as far as this node has applied it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -351,6 +349,12 @@ impl<R: ProtocolRules> Membership<R> {
             self.log.membership.members.iter().for_each(|member| by(self.expires_at(*member)));
         }
         deadline
+    }
+
+    /// A proposal that has no answer by then is taken for lost, and made again if it is still wanted. It may
+    /// come about all the same: what it expects keeps it from doing harm.
+    fn patience(&self) -> Duration {
+        self.log.times.suspect
     }
 
     fn me(&self) -> Member {

@@ -1,6 +1,6 @@
 //! Leases: this node as one who asks the leader for one, and as the leader who grants them.
 
-use super::{Membership, Message, Output, PROPOSAL_PATIENCE};
+use super::{Membership, Message, Output};
 use crate::ccd::{Change, Steward};
 use crate::protocol_rules::ProtocolRules;
 use crate::view::Member;
@@ -100,7 +100,7 @@ impl<R: ProtocolRules> Membership<R> {
     pub(super) fn seek_stewardship(&mut self, out: &mut Vec<Output>) {
         let asked = self.steward_until.is_some_and(|until| self.now < until);
         if self.lease.leader == Some(self.node) && !self.lease.leads && !asked {
-            self.steward_until = Some(self.now + PROPOSAL_PATIENCE);
+            self.steward_until = Some(self.now + self.patience());
             let steward = Steward { member: self.me(), term: self.lease.term };
             out.push(Output::Propose(Change::Steward(steward)));
         }

@@ -417,3 +417,19 @@ fn every_message_survives_its_encoding_and_nonsense_is_refused() {
         assert!(fault.to_string().contains("version 1"), "{fault}");
     }
 }
+
+/// A node that had just joined led at once, with words from before it joined, in which nobody saw it.
+// proves: C3
+#[test]
+fn what_a_member_said_before_it_had_the_membership_is_no_ground_to_put_it_out() {
+    let mut trio = Trio::formed();
+    let formed = trio.database.membership().formed;
+    for (number, goes) in [(Epoch(formed.0 - 1), false), (formed, true)] {
+        let status = Status { number, reaches: vec![], ..trio.machines[1].status() };
+        let (from, incarnation) = (NodeId(2), Incarnation(102));
+        let mut out = vec![];
+        let input = Input::Message { from, incarnation, message: Message::Status(status) };
+        trio.machines[0].handle(Time(20 * MS), input, &mut out);
+        assert_eq!(trio.machines[0].going.len(), usize::from(goes), "said at number {}", number.0);
+    }
+}

@@ -1,6 +1,6 @@
 //! The membership that should be, as far as the leader can tell, and what is proposed for it.
 
-use super::{Membership, Output, PROPOSAL_PATIENCE};
+use super::{Membership, Output, Status};
 use crate::ccd::{BROKEN_MAX, Change, MemberCause, Why};
 use crate::protocol_rules::ProtocolRules;
 use crate::view::{BrokenPath, Member};
@@ -51,7 +51,7 @@ impl<R: ProtocolRules> Membership<R> {
             return;
         }
         self.doomed.extend(expected.members.iter().filter(|member| !members.contains(member)));
-        self.proposed_until = Some(self.now + PROPOSAL_PATIENCE);
+        self.proposed_until = Some(self.now + self.patience());
         let expect = expected.number;
         out.push(Output::Propose(Change::Membership { by, expect, members, broken, causes }));
     }
@@ -144,6 +144,11 @@ impl<R: ProtocolRules> Membership<R> {
             return peer.and_then(|peer| peer.life(self.now, suspect, membership)) == Some(other);
         }
         let watch = self.peers.iter().find(|peer| peer.node == one.node);
+        // What a member said before it had the present membership may be older than the rail to one that
+        // joined by it.
+        let formed = self.log.membership.formed;
+        let is_stale = |status: &Status| self.log.membership.has(one) && status.number < formed;
+        let watch = watch.filter(|peer| !peer.status.as_ref().is_some_and(is_stale));
         watch.and_then(|peer| peer.sees(other)).unwrap_or(true)
     }
 
@@ -181,7 +186,7 @@ impl<R: ProtocolRules> Membership<R> {
             return;
         }
         if self.raise_until.is_none_or(|until| self.now >= until) {
-            self.raise_until = Some(self.now + PROPOSAL_PATIENCE);
+            self.raise_until = Some(self.now + self.patience());
             out.push(Output::Propose(Change::RaiseEpoch { above: self.floor }));
         }
     }
