@@ -77,6 +77,7 @@ fn listed(database: &Database) -> Vec<Vec<String>> {
                 let address = match address {
                     RailAddress::Shm(name) => format!("shm {name}"),
                     RailAddress::Tcp(address) => format!("tcp {address}"),
+                    RailAddress::Verbs(address) => format!("verbs {address}"),
                 };
                 let numbers = [link.number.0, u32::from(link.id.0), u32::from(rail.id.0)];
                 let mut words: Vec<String> = numbers.iter().map(u32::to_string).collect();
