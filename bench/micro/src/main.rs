@@ -88,8 +88,8 @@ enum Other {
     /// netdisk's transport over every provider, size, depth and number of links, closed and open loop. Takes
     /// --quick, --only, --seconds, --json and --curves as the comparison does.
     Sweep,
-    /// The control plane's replicated log beside etcd, which is installed if it is not there. Takes the options
-    /// of the comparison.
+    /// The control plane's replicated log beside etcd, which is installed if it is not there. Takes the
+    /// options of the comparison.
     Control,
     /// The other end of an exchange; started by this program itself.
     #[command(hide = true)]

@@ -1,5 +1,5 @@
-//! `netdisk node`: the daemon (`netdisk node run`, or `netdisk node` with the same options), and the nodes of the
-//! cluster (`netdisk node list`, …).
+//! `netdisk node`: the daemon (`netdisk node run`, or `netdisk node` with the same options), and the nodes of
+//! the cluster (`netdisk node list`, …).
 
 use crate::daemon::request;
 use crate::logging;
@@ -38,8 +38,8 @@ enum Action {
 
 #[derive(clap::Args)]
 struct Run {
-    /// What a new cluster begins with, the same file on all its first nodes. Once a node has begun, the cluster's
-    /// own configuration counts.
+    /// What a new cluster begins with, the same file on all its first nodes. Once a node has begun, the
+    /// cluster's own configuration counts.
     #[arg(long, requires = "id", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Which node of it this is.

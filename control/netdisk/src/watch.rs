@@ -1,9 +1,9 @@
 //! `netdisk watch`: what happens in the cluster, as it happens, in words.
 //!
-//! Two sources, told in the order in which they come: what the replicated log decided (members, rows, changes that
-//! nodes stand still for; with index and cause, from wherever one left off), and what the watched node sees by
-//! itself (rails, leader, who serves for it, how long its clients waited), which is looked at every few
-//! milliseconds.
+//! Two sources, told in the order in which they come: what the replicated log decided (members, rows, changes
+//! that nodes stand still for; with index and cause, from wherever one left off), and what the watched node
+//! sees by itself (rails, leader, who serves for it, how long its clients waited), which is looked at every
+//! few milliseconds.
 
 mod story;
 

@@ -1,4 +1,5 @@
-//! A cluster of real processes that is begun, joined, changed, watched and left by commands, as a person does.
+//! A cluster of real processes that is begun, joined, changed, watched and left by commands, as a person
+//! does.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 

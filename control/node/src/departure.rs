@@ -1,5 +1,5 @@
-//! What must change so that a node can go for good: first its duties, while it still runs, then its row with all
-//! that names it. Refused where the node is the only one that reaches bytes that somebody needs.
+//! What must change so that a node can go for good: first its duties, while it still runs, then its row with
+//! all that names it. Refused where the node is the only one that reaches bytes that somebody needs.
 
 use control_proto::ccd::{Database, Row, RowChange, RowKey};
 use control_proto::rows::{ClusterRows, DiskRow, LinkRow, NodeRow, VirtualDiskRow, voters_usual};
@@ -61,8 +61,8 @@ pub struct Departure {
 }
 
 impl Departure {
-    /// Both in one step, for a node that does not run any more. What is first changed and then taken out is only
-    /// taken out.
+    /// Both in one step, for a node that does not run any more. What is first changed and then taken out is
+    /// only taken out.
     pub fn whole(self) -> Vec<RowChange> {
         let mut changes = self.duties;
         changes.retain(|change| self.rest.iter().all(|later| later.key() != change.key()));

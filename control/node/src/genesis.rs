@@ -253,8 +253,8 @@ impl Genesis {
         })
     }
 
-    /// The node is none any more: its file is put aside, so that the folder starts no node. The log stays, for
-    /// whoever wants to look.
+    /// The node is none any more: its file is put aside, so that the folder starts no node. The log stays,
+    /// for whoever wants to look.
     pub fn retire(&self, folder: &Path) -> io::Result<()> {
         std::fs::rename(folder.join(FILE), folder.join(format!("{FILE}.left")))?;
         File::open(folder)?.sync_all()

@@ -1,5 +1,5 @@
-//! A node that goes for good: it has stopped serving; now its row, its ends and its membership go in one entry of
-//! the log, and its state folder is of no use any more.
+//! A node that goes for good: it has stopped serving; now its row, its ends and its membership go in one
+//! entry of the log, and its state folder is of no use any more.
 
 use crate::consensus::Asker;
 use crate::departure::departure;
@@ -26,8 +26,8 @@ pub(crate) enum Depart {
     Done,
 }
 
-/// A node that has gone and is to hear so. Its gates were closed and drained before it asked, so there is nothing
-/// of it to be fenced.
+/// A node that has gone and is to hear so. Its gates were closed and drained before it asked, so there is
+/// nothing of it to be fenced.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Farewell {
     node: NodeId,

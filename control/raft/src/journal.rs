@@ -1,4 +1,5 @@
-//! Where the log stands on disk: one file that is only appended to, one record and one fdatasync for each batch.
+//! Where the log stands on disk: one file that is only appended to, one record and one fdatasync for each
+//! batch.
 //!
 //! ```text
 //! head, one block: magic, format, cluster, genesis, node, …, check
@@ -6,14 +7,15 @@
 //!         payload, each byte changed by MASK; then MASK, up to the next multiple of 16
 //! …       at least one record head of zeros, and zeros up to the end of the file
 //! ```
-//! Room is written in advance, so that appending changes no metadata: an fdatasync then costs a write of the disk,
-//! and no commit of the file system's own journal besides.
+//! Room is written in advance, so that appending changes no metadata: an fdatasync then costs a write of the
+//! disk, and no commit of the file system's own journal besides.
 //!
-//! **A power cut** leaves sectors of the last record unwritten, that is zero; the mask keeps data from looking so.
-//! Such a record was never reported durable, and is dropped. Whatever else does not check was whole once: the file is
-//! damaged, refused, and left as it is.
+//! **A power cut** leaves sectors of the last record unwritten, that is zero; the mask keeps data from
+//! looking so. Such a record was never reported durable, and is dropped. Whatever else does not check was
+//! whole once: the file is damaged, refused, and left as it is.
 //!
-//! When most of the file is void, everything is written into a second file, which then takes the name of the first.
+//! When most of the file is void, everything is written into a second file, which then takes the name of the
+//! first.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

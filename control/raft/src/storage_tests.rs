@@ -328,8 +328,8 @@ proptest! {
         }
     }
 
-    /// A power cut leaves any of the last record's sectors unwritten. What was durable before is there, and the
-    /// log goes on; a record in the middle that looks so is damage.
+    /// A power cut leaves any of the last record's sectors unwritten. What was durable before is there, and
+    /// the log goes on; a record in the middle that looks so is damage.
     #[test]
     fn a_record_that_a_power_cut_left_unfinished_is_dropped(
         unwritten in proptest::collection::vec(any::<bool>(), 8),

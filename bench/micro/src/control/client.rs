@@ -18,8 +18,8 @@ pub(crate) trait Client {
     /// Begins a write; its number comes back with its answer. Not sent before [`Client::answer`] is called.
     fn put(&mut self) -> Result<u64>;
 
-    /// Sends what waits, and takes one answer: the write's number, and whether it was carried out. `None` after
-    /// `wait`.
+    /// Sends what waits, and takes one answer: the write's number, and whether it was carried out. `None`
+    /// after `wait`.
     fn answer(&mut self, wait: Duration) -> Result<Option<(u64, bool)>>;
 }
 

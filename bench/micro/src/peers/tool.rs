@@ -36,8 +36,8 @@ impl Tool {
 }
 
 impl Tool {
-    /// Installs it from the distribution where that is possible; otherwise [`Tool::missing`] goes on saying what
-    /// a person has to do.
+    /// Installs it from the distribution where that is possible; otherwise [`Tool::missing`] goes on saying
+    /// what a person has to do.
     pub(crate) fn install(&self) {
         let package = match self {
             Self::FioWithNbd => "fio",

@@ -9,8 +9,8 @@
 //!                          ▼
 //!                     in force on every member
 //! ```
-//! A plan is a pure function of the database. Since a change is proposed together with the revisions that it was
-//! planned for, it can never happen twice, however often it is tried.
+//! A plan is a pure function of the database. Since a change is proposed together with the revisions that it
+//! was planned for, it can never happen twice, however often it is tried.
 
 pub(crate) mod find;
 pub(crate) mod flow;

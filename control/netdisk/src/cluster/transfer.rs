@@ -1,5 +1,5 @@
-//! `netdisk cluster export`, `import`: the whole configuration as a file. It is of the same shape as the file that
-//! a cluster can begin with; the cluster's key is not in it.
+//! `netdisk cluster export`, `import`: the whole configuration as a file. It is of the same shape as the file
+//! that a cluster can begin with; the cluster's key is not in it.
 
 use crate::change::flow::{self, Cluster};
 use crate::change::{Flags, Look, Plan};

@@ -126,7 +126,8 @@ struct Move {
     /// Where the disk is there; by default as on the node that it leaves.
     #[arg(long)]
     path: Option<String>,
-    /// Let all nodes stand still for it and wait for `netdisk change proceed`, so that the cable can be moved.
+    /// Let all nodes stand still for it and wait for `netdisk change proceed`, so that the cable can be
+    /// moved.
     #[arg(long)]
     hold: bool,
     #[command(flatten)]

@@ -1,6 +1,6 @@
-//! One module for each table that people change: what its commands are called, and how each becomes row changes.
-//! Each `plan_*` is a pure function of the database; what is refused by the rules of rows is refused by the
-//! database itself, so here is only what the rules cannot know.
+//! One module for each table that people change: what its commands are called, and how each becomes row
+//! changes. Each `plan_*` is a pure function of the database; what is refused by the rules of rows is refused
+//! by the database itself, so here is only what the rules cannot know.
 
 pub(crate) mod disk;
 pub(crate) mod link;

@@ -35,8 +35,8 @@ pub(crate) struct Named {
 
 #[derive(clap::Args)]
 pub(crate) struct Clear {
-    /// The node, by name or number, whose tombstone the cluster is to forget, told at a node that runs; left out:
-    /// the mark in the state folder of the node that does not start, on its machine.
+    /// The node, by name or number, whose tombstone the cluster is to forget, told at a node that runs; left
+    /// out: the mark in the state folder of the node that does not start, on its machine.
     node: Option<String>,
     #[command(flatten)]
     flags: Flags,

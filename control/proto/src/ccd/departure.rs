@@ -1,5 +1,5 @@
-//! A member that goes for good (SPEC C5): its membership and its rows go in one step, so that there is no moment in
-//! which it is one without the other.
+//! A member that goes for good (SPEC C5): its membership and its rows go in one step, so that there is no
+//! moment in which it is one without the other.
 
 use super::database::{Database, Done};
 use super::event::Cause;
@@ -10,7 +10,8 @@ use crate::view::Member;
 use alloc::vec::Vec;
 
 impl<R: ProtocolRules> Database<R> {
-    /// The row changes must take the node out; they are not waited for, since the node serves nothing any more.
+    /// The row changes must take the node out; they are not waited for, since the node serves nothing any
+    /// more.
     pub(super) fn depart(&mut self, member: Member, changes: &[RowChange]) -> Result<Done, Refusal> {
         let node = member.node;
         if self.rows.node(node).is_none() {
