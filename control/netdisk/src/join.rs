@@ -70,7 +70,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let folder = &arguments.state;
     if let Some(there) = Genesis::load(folder)? {
         bail!(
-            "{} is {} of cluster {} already: start it (netdisk node run --state {}), or choose another --state",
+            "{} is {} of cluster {} already: start it (netdisk node run --state {}), or choose \
+                 another --state",
             folder.display(),
             there.node,
             there.name,
@@ -94,7 +95,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.json {
         println!(
             "{}",
-            serde_json::json!({ "cluster": welcome.cluster, "node": welcome.node, "state": folder.to_string() })
+            serde_json::json!({
+                "cluster": welcome.cluster, "node": welcome.node, "state": folder.to_string()
+            })
         );
     } else {
         println!("this machine is node {} of cluster {}. Next:", welcome.node, welcome.cluster);

@@ -134,7 +134,8 @@ fn rails(status: &Status, database: &Database, found: &mut Vec<Finding>) {
                     link.rails.len()
                 );
                 let help = format!(
-                    "netdisk rail list, then mend the cable; if it was cut by order, netdisk rail mend --link {} \
+                    "netdisk rail list, then mend the cable; if it was cut by order, netdisk \
+                         rail mend --link {} \
                      --rail {}",
                     link.link, rail.rail
                 );
