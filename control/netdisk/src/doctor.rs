@@ -55,7 +55,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn show(found: &[Finding], json: bool) -> anyhow::Result<()> {
     if json {
-        let one = |finding: &Finding| json!({ "severity": finding.severity.name(), "what": finding.what, "help": finding.help });
+        let one = |finding: &Finding| {
+            json!({
+                "severity": finding.severity.name(), "what": finding.what, "help": finding.help
+            })
+        };
         println!("{}", serde_json::to_string_pretty(&found.iter().map(one).collect::<Vec<Value>>())?);
         return Ok(());
     }
