@@ -35,10 +35,25 @@ impl Worker {
     /// # Errors
     /// The process cannot be started.
     pub fn start(sub_command: &str, role: &impl Serialize) -> Result<Self> {
-        let role = serde_json::to_string(role)?;
         // /proc/self/exe rather than the path: it still names this very binary while a build replaces the
         // file.
-        let mut child = Command::new("/proc/self/exe")
+        Self::spawn(Command::new("/proc/self/exe"), sub_command, role)
+    }
+
+    /// The same behind a program that becomes its arguments in another place, such as `ip netns exec NAME`.
+    ///
+    /// # Errors
+    /// The process cannot be started, or this binary's path is not known.
+    pub fn start_behind(prefix: &[&str], sub_command: &str, role: &impl Serialize) -> Result<Self> {
+        let (program, arguments) = prefix.split_first().context("a prefix has a program")?;
+        let mut command = Command::new(program);
+        command.args(arguments).arg(std::env::current_exe().context("this binary has no path")?);
+        Self::spawn(command, sub_command, role)
+    }
+
+    fn spawn(mut command: Command, sub_command: &str, role: &impl Serialize) -> Result<Self> {
+        let role = serde_json::to_string(role)?;
+        let mut child = command
             .args([sub_command, &role])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -7,7 +7,7 @@ use crate::control::log_node;
 use crate::limits::{cache_line, memory_copy, tcp_round_trip, tcp_stream};
 use crate::netdisk::{cluster_node, disk_master, partner};
 
-/// The hidden sub-command that turns this binary into a worker.
+/// The hidden sub-command that turns this binary, or netdisk, into a worker.
 pub(crate) const SUB_COMMAND: &str = "worker";
 
 /// The role of a worker, as its parent writes it into the worker's argument.

@@ -1,7 +1,7 @@
 //! One line of the table: two sides, a goal, and how the turns are run.
 
 use anyhow::Result;
-use bench_harness::{Contender, Goal, Row, Unit, Verdict, alternate};
+use bench_harness::{Alternation, Contender, Goal, Row, Unit, Verdict, Witness, alternate};
 
 use crate::bystander::Bystander;
 use crate::peers::Tool;
@@ -27,24 +27,28 @@ pub(crate) struct Scenario {
 
 impl Scenario {
     /// Runs all turns. Whatever goes wrong ends in the row's verdict, so that the next scenario still runs.
-    pub(crate) fn run(mut self, settings: &Settings) -> Row {
+    pub(crate) fn run(self, settings: &Settings) -> Row {
+        self.run_beside(settings.alternation, &mut Bystander::new(settings))
+    }
+
+    /// The same, with a witness of the caller's.
+    pub(crate) fn run_beside(mut self, alternation: Alternation, witness: &mut dyn Witness) -> Row {
         if let Some(why) = self.needs.iter().find_map(Tool::missing) {
             return self.without_figures(Verdict::Skipped { why });
         }
-        match self.measure(settings) {
+        match self.measure(alternation, witness) {
             Ok(row) => row,
             Err(error) => self.without_figures(Verdict::Failed { why: format!("{error:#}") }),
         }
     }
 
-    fn measure(&mut self, settings: &Settings) -> Result<Row> {
+    fn measure(&mut self, alternation: Alternation, witness: &mut dyn Witness) -> Result<Row> {
         let name =
             |side: &Option<Box<dyn Contender>>| side.as_ref().map(|side| side.name()).unwrap_or_default();
         let names = (name(&self.ours), name(&self.limit));
         let [ours, limit] = [&mut self.ours, &mut self.limit]
             .map(|side| side.as_mut().map(|side| side.as_mut() as &mut dyn Contender));
-        let mut witness = Bystander::new(settings);
-        let comparison = alternate(settings.alternation, ours, limit, &mut witness)?;
+        let comparison = alternate(alternation, ours, limit, witness)?;
         Ok(Row::measured(self.id, self.title, self.goal, names, comparison))
     }
 

@@ -69,6 +69,12 @@ enum Command {
     Sim(sim::Arguments),
     /// Run any program under soft-RoCE, on any Linux machine.
     Lab(lab::Arguments),
+    /// What `lab bench` runs inside the laboratory.
+    #[command(hide = true)]
+    LabBench(lab::GuestArguments),
+    /// The other end of an exchange that is measured; started by `lab bench` itself.
+    #[command(hide = true)]
+    Worker(lab::WorkerArguments),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +96,8 @@ fn main() -> ExitCode {
         Command::Change(arguments) => reconfigure::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Lab(arguments) => lab::run(arguments),
+        Command::LabBench(arguments) => lab::measure_in_guest(&arguments),
+        Command::Worker(arguments) => lab::serve_worker(&arguments),
     };
     match done {
         Ok(code) => code,

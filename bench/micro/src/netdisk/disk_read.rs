@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use bench_harness::{Budget, Contender, CorePair, Measured, MonotonicClock, Pinned, Worker, closed_loop};
-use blockdev_engine::{BlockEngine, BlockIo, ReadData, WriteData};
+use blockdev_engine::{BlockCompletion, BlockEngine, BlockIo, ReadData, WriteData};
 use blockdev_proto::geometry::ByteRange;
 use blockdev_proto::wire::{Operation, RequestFlags};
 use transport_endpoint::Endpoint;
@@ -13,7 +13,7 @@ use transport_proto::identity::Incarnation;
 
 use super::disk_master::{DiskMaster, VOLUME, map, round};
 use super::wiring::{Layout, STATION, Wiring};
-use crate::role::{Role, SUB_COMMAND};
+use crate::role::Role;
 
 /// Far more than the caches of one core hold, little enough to be filled quickly.
 const DISK_BYTES: u64 = 64 << 20;
@@ -43,9 +43,9 @@ impl Contender for DiskRead {
     }
 
     fn measure(&mut self) -> Result<Measured> {
-        let mut reader = Reader::connect(self.layout, self.cores)?;
+        let mut reader = Reader::connect(self.layout, self.cores, DISK_BYTES)?;
         reader.fill()?;
-        let mut places = Places::of(self.bytes);
+        let mut places = Places::of(self.bytes, DISK_BYTES);
         let run = closed_loop(&mut MonotonicClock::start(), &self.budget, 1, || -> Result<()> {
             let offset = places.next_offset();
             let read = reader.request(Operation::Read, ByteRange::new(offset, self.bytes), None)?;
@@ -63,27 +63,28 @@ fn fill_byte(offset: u64) -> u8 {
 }
 
 /// The measuring node, and its master in a process of its own.
-struct Reader {
+pub(super) struct Reader {
     node: Endpoint<BlockEngine>,
+    disk_bytes: u64,
     _pinned: Pinned,
     _worker: Worker,
 }
 
 impl Reader {
-    fn connect(layout: Layout, cores: CorePair) -> Result<Self> {
+    pub(super) fn connect(layout: Layout, cores: CorePair, disk_bytes: u64) -> Result<Self> {
         let wiring = Wiring::choose(layout)?;
         // The lower id listens, so this node is there before the master dials.
         let mut node = wiring.endpoint(STATION, BlockEngine::new(STATION, Incarnation(1)))?;
-        let master = DiskMaster { wiring, core: cores.worker, disk_bytes: DISK_BYTES };
-        let mut worker = Worker::start(SUB_COMMAND, &Role::NetdiskDiskMaster(master))?;
+        let master = DiskMaster { wiring: wiring.clone(), core: cores.worker, disk_bytes };
+        let mut worker = wiring.start_worker(&Role::NetdiskDiskMaster(master))?;
         let _ready: String = worker.hear()?;
-        map(&mut node, DISK_BYTES)?;
-        Ok(Self { node, _pinned: Pinned::to(cores.ours)?, _worker: worker })
+        map(&mut node, disk_bytes)?;
+        Ok(Self { node, disk_bytes, _pinned: Pinned::to(cores.ours)?, _worker: worker })
     }
 
     /// Writes every block once, so that no read is answered from a hole.
-    fn fill(&mut self) -> Result<()> {
-        for offset in (0..DISK_BYTES).step_by(FILL_BYTES as usize) {
+    pub(super) fn fill(&mut self) -> Result<()> {
+        for offset in (0..self.disk_bytes).step_by(FILL_BYTES as usize) {
             let data = WriteData::Caller(Arc::new(vec![fill_byte(offset); FILL_BYTES as usize]));
             self.request(Operation::Write, ByteRange::new(offset, FILL_BYTES), Some(data))?;
         }
@@ -100,10 +101,20 @@ impl Reader {
         let (core, engine) = self.node.parts();
         let io = BlockIo { volume: VOLUME, operation, flags: RequestFlags::NONE, range, data, tag: 0 };
         engine.submit(core, io).map_err(|refused| anyhow!("the request was refused: {:?}", refused.why))?;
+        self.next_completion()?.result.map_err(|errno| anyhow!("the request failed: {errno:?}"))
+    }
+
+    /// The measuring node.
+    pub(super) fn node(&mut self) -> &mut Endpoint<BlockEngine> {
+        &mut self.node
+    }
+
+    /// Drives the node until a request ends.
+    pub(super) fn next_completion(&mut self) -> Result<BlockCompletion> {
         let (mut rounds, mut deadline) = (0_u32, None);
         loop {
             if let Some(done) = self.node.clients().next_completion() {
-                return done.result.map_err(|errno| anyhow!("the request failed: {errno:?}"));
+                return Ok(done);
             }
             round(&mut self.node)?;
             rounds = rounds.wrapping_add(1);
@@ -117,21 +128,22 @@ impl Reader {
 }
 
 /// Random places of whole reads on the disk; always the same sequence.
-struct Places {
+pub(super) struct Places {
     state: u64,
     bytes: u64,
+    disk_bytes: u64,
 }
 
 impl Places {
-    fn of(bytes: u32) -> Self {
-        Self { state: 0x9e37_79b9_7f4a_7c15, bytes: u64::from(bytes) }
+    pub(super) fn of(bytes: u32, disk_bytes: u64) -> Self {
+        Self { state: 0x9e37_79b9_7f4a_7c15, bytes: u64::from(bytes), disk_bytes }
     }
 
     /// Marsaglia's xorshift: no place comes twice before all have come, roughly.
-    fn next_offset(&mut self) -> u64 {
+    pub(super) fn next_offset(&mut self) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
-        self.state % (DISK_BYTES / self.bytes) * self.bytes
+        self.state % (self.disk_bytes / self.bytes) * self.bytes
     }
 }

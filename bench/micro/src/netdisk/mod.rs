@@ -3,6 +3,7 @@
 mod allocations;
 mod cluster;
 pub(crate) mod cluster_node;
+mod disk_job;
 pub(crate) mod disk_master;
 mod disk_read;
 mod idle;
@@ -15,9 +16,12 @@ mod wiring;
 
 pub(crate) use allocations::AllocationsPerMessage;
 pub(crate) use cluster::ClusterWithNbd;
+pub(crate) use disk_job::{DiskJob, JobKind};
 pub(crate) use disk_read::DiskRead;
 pub(crate) use idle::IdleNodes;
+pub(crate) use partner::Ask;
 pub(crate) use round_trip::MessageRoundTrip;
+pub(crate) use station::Station;
 pub(crate) use stream::MessageStream;
 pub(crate) use sweep::{Destinations, sweep};
 pub(crate) use wiring::{Carrier, Layout, Waiting};

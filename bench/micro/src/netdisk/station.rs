@@ -11,7 +11,7 @@ use transport_proto::identity::{ClientId, NodeId};
 
 use super::partner::{Ask, Partner};
 use super::wiring::{Layout, PARTNER, STATION, Wiring};
-use crate::role::{Role, SUB_COMMAND};
+use crate::role::Role;
 
 /// Longest sleep of one turn of the loop.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
@@ -86,8 +86,8 @@ impl Station {
         let wiring = Wiring::choose(layout)?;
         // The station listens before the partner dials.
         let endpoint = wiring.endpoint(STATION, Heard::default())?;
-        let partner = Partner { wiring, core: cores.worker };
-        let mut worker = Worker::start(SUB_COMMAND, &Role::NetdiskPartner(partner))?;
+        let partner = Partner { wiring: wiring.clone(), core: cores.worker };
+        let mut worker = wiring.start_worker(&Role::NetdiskPartner(partner))?;
         let _ready: String = worker.hear()?;
         let mut station = Self { endpoint, _pinned: Pinned::to(cores.ours)?, _worker: worker };
         station.run_until(|heard| heard.partner_up)?;
@@ -165,6 +165,22 @@ impl Station {
             }
         };
         buffer.as_mut().copy_from_slice(source);
+        self.send(ask, Data::Reserved(buffer), tag)
+    }
+
+    /// Sends memory that the device can read where it is, whatever it holds. Waits for memory and credit.
+    ///
+    /// # Errors
+    /// The message cannot be sent at all, or the partner died.
+    pub(crate) fn send_in_place(&mut self, ask: Ask, bytes: usize, tag: Tag) -> Result<()> {
+        let started = Instant::now();
+        let buffer = loop {
+            match self.endpoint.core().allocate(bytes) {
+                Ok(buffer) => break buffer,
+                Err(refusal) if started.elapsed() > SILENCE_MAX => bail!("no memory came free: {refusal:?}"),
+                Err(_) => self.take_turn()?,
+            }
+        };
         self.send(ask, Data::Reserved(buffer), tag)
     }
 

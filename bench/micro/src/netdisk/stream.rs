@@ -40,6 +40,8 @@ impl MessageStream {
             match self.layout.carrier {
                 // Over shared memory a message is built in place: one copy, as the bare memcpy has.
                 Carrier::Shm => station.build_and_send(Ask::TakeIn, source, COUNTED)?,
+                // A device sends registered memory over and over, as perftest does.
+                Carrier::Verbs => station.send_in_place(Ask::TakeIn, self.bytes, COUNTED)?,
                 // A socket sends the caller's own memory, as the raw stream does.
                 Carrier::Tcp => station.send(Ask::TakeIn, Data::Caller(source.clone()), COUNTED)?,
             }
@@ -51,7 +53,11 @@ impl MessageStream {
 
 impl Contender for MessageStream {
     fn name(&self) -> String {
-        format!("netdisk {} stream", self.layout.carrier.word())
+        let carrier = self.layout.carrier.word();
+        match self.layout.links {
+            1 => format!("netdisk {carrier} stream"),
+            links => format!("netdisk {carrier} stream over {links} rails"),
+        }
     }
 
     fn measure(&mut self) -> Result<Measured> {

@@ -1,15 +1,18 @@
 //! How the two endpoints of a scenario are wired: which provider, how many logical links, and how they wait.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bench_harness::Worker;
 use serde::{Deserialize, Serialize};
 use transport_endpoint::{Clients, Endpoint, EndpointConfig, PeerPlan, RailAddress, RailPlan, SpinSettings};
 use transport_proto::cluster_key::ClusterKey;
 use transport_proto::identity::{Epoch, Incarnation, LinkId, NodeId, Path, RailId};
 use transport_proto::route::Spread;
+
+use crate::role::{Role, SUB_COMMAND};
 
 /// The measuring process; the lower id, so it listens and the partner dials.
 pub(crate) const STATION: NodeId = NodeId(1);
@@ -31,6 +34,9 @@ pub(crate) enum Carrier {
     Shm,
     /// TCP on the loopback.
     Tcp,
+    /// RDMA verbs in the laboratory: the station on host h1, the partner on h2, one of the lab's rails per
+    /// link.
+    Verbs,
 }
 
 impl Carrier {
@@ -39,6 +45,7 @@ impl Carrier {
         match self {
             Self::Shm => "shm",
             Self::Tcp => "tcp",
+            Self::Verbs => "verbs",
         }
     }
 }
@@ -94,19 +101,26 @@ impl Wiring {
         let pid = std::process::id();
         // All ports are held until all are chosen, so that no two links get the same.
         let mut held = Vec::new();
-        let mut address = |link| -> Result<String> {
+        let mut address = |link: u8| -> Result<String> {
             match layout.carrier {
                 Carrier::Shm => Ok(format!("bench-micro-{pid}-{number}-{link}")),
-                Carrier::Tcp => {
-                    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port is free")?;
-                    let address = port.local_addr()?.to_string();
-                    held.push(port);
-                    Ok(address)
-                }
+                Carrier::Tcp => free_port(IpAddr::V4(Ipv4Addr::LOCALHOST), &mut held),
+                Carrier::Verbs => free_port(lab_address(1, link)?, &mut held),
             }
         };
         let addresses = (0..layout.links).map(&mut address).collect::<Result<Vec<_>>>()?;
         Ok(Self { layout, addresses })
+    }
+
+    /// Starts the worker process where the other end of these addresses is.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start_worker(&self, role: &Role) -> Result<Worker> {
+        match self.layout.carrier {
+            Carrier::Shm | Carrier::Tcp => Worker::start(SUB_COMMAND, role),
+            Carrier::Verbs => Worker::start_behind(&["on", "h2"], SUB_COMMAND, role),
+        }
     }
 
     /// Makes this process's endpoint and tells it the way to the other.
@@ -140,6 +154,12 @@ impl Wiring {
                     let dialing = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                     (RailAddress::Tcp(listening), RailAddress::Tcp(dialing))
                 }
+                Carrier::Verbs => {
+                    let listening: SocketAddr =
+                        listening.parse().context("a wiring holds socket addresses")?;
+                    let dialing = SocketAddr::new(lab_address(2, link as u8)?, 0);
+                    (RailAddress::Verbs(listening), RailAddress::Verbs(dialing))
+                }
             };
             let (local, remote) = if node == STATION { (listens, dials) } else { (dials, listens) };
             let path = Path { link: LinkId(link as u8), rail: RailId(0) };
@@ -147,4 +167,20 @@ impl Wiring {
         };
         self.addresses.iter().enumerate().map(rail).collect()
     }
+}
+
+/// A port that is free now, and held until `held` goes.
+fn free_port(address: IpAddr, held: &mut Vec<TcpListener>) -> Result<String> {
+    let port = TcpListener::bind((address, 0)).with_context(|| format!("no port of {address} is free"))?;
+    let address = port.local_addr()?.to_string();
+    held.push(port);
+    Ok(address)
+}
+
+/// Address of a host of the laboratory on the rail of a link.
+fn lab_address(host: u8, link: u8) -> Result<IpAddr> {
+    let name = format!("LAB_H{host}_RAIL{}_ADDR", link + 1);
+    let text = std::env::var(&name)
+        .with_context(|| format!("{name} is not set: verbs are measured inside `netdisk lab`"))?;
+    text.parse().with_context(|| format!("{name} is no address: {text}"))
 }

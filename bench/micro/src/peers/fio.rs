@@ -45,7 +45,7 @@ impl Contender for FioRead {
         let runtime = format!("--runtime={}ms", self.runtime.as_millis());
         let depth = format!("--iodepth={}", self.depth);
         let job = ["--name=read", "--rw=randread", "--bs=4k", "--time_based", &runtime, &depth, &size];
-        read_figure(&fio(&uri, &job)?, self.figure)
+        read_figure(&fio(&uri, &job)?, "read", self.figure)
     }
 }
 
@@ -64,16 +64,16 @@ fn fio(uri: &str, job: &[&str]) -> Result<Value> {
     serde_json::from_str(report).context("fio's report is not JSON")
 }
 
-/// Takes the compared figure out of fio's report.
-fn read_figure(report: &Value, figure: FioFigure) -> Result<Measured> {
+/// Takes the compared figure of a direction, `read` or `write`, out of fio's report.
+pub(crate) fn read_figure(report: &Value, direction: &str, figure: FioFigure) -> Result<Measured> {
     let job = &report["jobs"][0];
     if job["error"].as_i64() != Some(0) {
         bail!("fio met error {} of the server", job["error"]);
     }
-    let read = &job["read"];
+    let half = &job[direction];
     let (value, unit) = match figure {
-        FioFigure::MedianLatency => (&read["clat_ns"]["percentile"]["50.000000"], Unit::Nanoseconds),
-        FioFigure::Iops => (&read["iops"], Unit::OperationsPerSecond),
+        FioFigure::MedianLatency => (&half["clat_ns"]["percentile"]["50.000000"], Unit::Nanoseconds),
+        FioFigure::Iops => (&half["iops"], Unit::OperationsPerSecond),
     };
     let value = value.as_f64().with_context(|| format!("fio's report lacks the {figure:?}"))?;
     Ok(Measured::figure(value, unit))
@@ -92,16 +92,16 @@ mod tests {
             json!({"iops": 30_512.25, "clat_ns": {"percentile": {"1.000000": 9, "50.000000": 26_368}}});
         let report =
             json!({"fio version": "fio-3.33", "jobs": [{"jobname": "read", "error": 0, "read": read}]});
-        let median = read_figure(&report, FioFigure::MedianLatency).unwrap();
+        let median = read_figure(&report, "read", FioFigure::MedianLatency).unwrap();
         assert_eq!((median.figure, median.unit), (26_368.0, Unit::Nanoseconds));
-        let rate = read_figure(&report, FioFigure::Iops).unwrap();
+        let rate = read_figure(&report, "read", FioFigure::Iops).unwrap();
         assert_eq!((rate.figure, rate.unit), (30_512.25, Unit::OperationsPerSecond));
     }
 
     #[test]
     fn a_job_that_met_an_error_gives_no_figure() {
         let report = json!({"jobs": [{"error": 5, "read": {"iops": 100.0}}]});
-        assert!(read_figure(&report, FioFigure::Iops).is_err());
-        assert!(read_figure(&json!({}), FioFigure::Iops).is_err());
+        assert!(read_figure(&report, "read", FioFigure::Iops).is_err());
+        assert!(read_figure(&json!({}), "read", FioFigure::Iops).is_err());
     }
 }

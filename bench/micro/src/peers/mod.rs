@@ -5,7 +5,7 @@ mod nbd_server;
 mod nbdkit;
 mod tool;
 
-pub(crate) use fio::{FioFigure, FioRead};
+pub(crate) use fio::{FioFigure, FioRead, read_figure};
 pub(crate) use nbd_server::{NbdServer, RunningNbdServer};
 pub(crate) use nbdkit::NbdkitMemory;
 pub(crate) use tool::Tool;

@@ -12,6 +12,12 @@ pub(crate) enum Tool {
     Nbdkit,
     /// etcd's server.
     Etcd,
+    /// A program of perftest.
+    Perftest(&'static str),
+    /// fio with any engine.
+    Fio,
+    /// A module of the kernel, loaded.
+    KernelModule(&'static str),
 }
 
 impl Tool {
@@ -30,7 +36,14 @@ impl Tool {
             Self::Etcd if !installed("etcd") => {
                 Some("etcd is not installed: apt-get install etcd-server".to_owned())
             }
-            Self::FioWithNbd | Self::Nbdkit | Self::Etcd => None,
+            Self::Perftest(program) if !installed(program) => {
+                Some(format!("{program} is not installed: apt-get install perftest"))
+            }
+            Self::Fio if !installed("fio") => Some("fio is not installed: apt-get install fio".to_owned()),
+            Self::KernelModule(name) if !is_loaded(name) => {
+                Some(format!("this kernel has no module {name}, or it cannot be loaded"))
+            }
+            _ => None,
         }
     }
 }
@@ -43,6 +56,9 @@ impl Tool {
             Self::FioWithNbd => "fio",
             Self::Nbdkit => "nbdkit",
             Self::Etcd => "etcd-server",
+            Self::Perftest(_) => "perftest",
+            Self::Fio => "fio",
+            Self::KernelModule(_) => return,
         };
         if self.missing().is_some() {
             eprintln!("installing {package} …");
@@ -52,6 +68,11 @@ impl Tool {
                 .status();
         }
     }
+}
+
+/// Modules that are built in are listed there too, if they have parameters.
+fn is_loaded(module: &str) -> bool {
+    Path::new("/sys/module").join(module.replace('-', "_")).is_dir()
 }
 
 fn installed(program: &str) -> bool {

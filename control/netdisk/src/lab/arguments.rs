@@ -1,5 +1,6 @@
 //! What `netdisk lab` takes on its command line.
 
+use super::bench::BenchArguments;
 use fixtures_lab::vm::Way;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,8 +20,8 @@ pub(crate) enum Action {
     Shell(ShellArguments),
     /// Tell which way the laboratory takes on this machine, what is missing, and what installs it.
     Doctor(DoctorArguments),
-    /// Measure netdisk over RDMA beside perftest and the kernel's NVMe over RDMA.
-    Bench,
+    /// Measure rails of kind verbs beside perftest and the kernel's NVMe over fabrics, in turn.
+    Bench(BenchArguments),
 }
 
 #[derive(clap::Args)]

@@ -1,9 +1,10 @@
 //! `netdisk lab`: soft-RoCE for any program, on any Linux machine.
 
 mod arguments;
+mod bench;
 mod terminal;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use arguments::{Action, RunArguments};
 use fixtures_faults::FaultPlan;
 use fixtures_lab::vm::{Diagnosis, Lab, LabFault, LabOptions, Streams, Way};
@@ -13,15 +14,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) use arguments::Arguments;
+pub(crate) use bench::{GuestArguments, WorkerArguments, measure_in_guest, serve_worker};
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.action {
         Action::Run(arguments) => run_program(arguments),
         Action::Shell(arguments) => shell(arguments),
         Action::Doctor(arguments) => doctor(&arguments),
-        Action::Bench => {
-            bail!("there is nothing to measure yet: this netdisk has no provider for RDMA verbs")
-        }
+        Action::Bench(arguments) => bench::run(&arguments),
     }
 }
 
