@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod allocation;
+mod bars;
 mod compare;
 mod core_usage;
 mod foreign_load;
@@ -24,6 +25,7 @@ mod unit;
 mod worker;
 
 pub use allocation::{AllocationMeter, INSTRUMENTED_SYSTEM, StatsAlloc, allocations_are_counted};
+pub use bars::draw_report;
 pub use compare::{Alternation, Comparison, Contender, Measured, Pair, Witness, alternate};
 pub use core_usage::CoreUsage;
 pub use foreign_load::ForeignLoad;

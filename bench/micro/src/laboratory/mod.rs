@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bench_harness::{Alternation, Budget, CorePair, Machine, Placement, Report, Verdict, Witness};
+use bench_harness::{Alternation, Budget, CorePair, Machine, Placement, Report, Verdict, Witness, draw_report};
 use serde::{Deserialize, Serialize};
 
 use crate::role::Role;
@@ -29,6 +29,8 @@ pub struct Wishes {
     pub pairs: Option<u32>,
     /// The report goes to standard output as JSON; the table then goes to standard error.
     pub json: bool,
+    /// How busy the machine is that emulates this one.
+    pub host_load: Option<f64>,
     /// Where to draw a picture of it.
     pub plot: Option<PathBuf>,
 }
@@ -89,6 +91,14 @@ pub fn measure(wishes: &Wishes) -> Result<()> {
             _ => {}
         }
         report.rows.push(row);
+    }
+    if let Some(file) = &wishes.plot {
+        let Machine { kernel, cpu, cores, load, .. } = &report.machine;
+        let host_load = wishes.host_load.unwrap_or(*load);
+        let notes = format!(
+            "{cores} × {cpu}, Linux {kernel}, {pairs} pairs in turn, load of the host {host_load:.1}; ratios count"
+        );
+        draw_report(file, "netdisk over soft-RoCE beside its peers, one run", &notes, &report)?;
     }
     if wishes.json {
         eprint!("{}", report.show());

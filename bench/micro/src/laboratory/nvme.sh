@@ -10,7 +10,8 @@ subsystem=nqn.2025-01.netdisk.lab:$transport
 state=/run/lab/nvme-$transport
 [ -e "$state" ] && exec cat "$state"
 
-if [ ! -e /sys/class/net/k1 ]; then
+# Not /sys, which here shows the network of the caller.
+if ! ip link show k1 >/dev/null 2>&1; then
     ip link add k1 mtu 4200 type veth peer name k2 mtu 4200
     for number in 1 2; do
         other=$((3 - number))

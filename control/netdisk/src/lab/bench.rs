@@ -69,6 +69,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
         only: arguments.only.clone(),
         pairs: arguments.pairs,
         json: arguments.json,
+        host_load: Some(load),
         plot,
     };
     let program = std::env::current_exe().context("this program has no path")?;
