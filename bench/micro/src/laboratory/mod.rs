@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bench_harness::{Alternation, Budget, CorePair, Machine, Placement, Report, Verdict, Witness, draw_report};
+use bench_harness::{
+    Alternation, Budget, CorePair, Machine, Placement, Report, Verdict, Witness, draw_report,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::role::Role;
@@ -96,7 +98,7 @@ pub fn measure(wishes: &Wishes) -> Result<()> {
         let Machine { kernel, cpu, cores, load, .. } = &report.machine;
         let host_load = wishes.host_load.unwrap_or(*load);
         let notes = format!(
-            "{cores} × {cpu}, Linux {kernel}, {pairs} pairs in turn, load of the host {host_load:.1}; ratios count"
+            "{cores} × {cpu}, Linux {kernel}, {pairs} pairs in turn, host's load {host_load:.1}; ratios count"
         );
         draw_report(file, "netdisk over soft-RoCE beside its peers, one run", &notes, &report)?;
     }

@@ -59,7 +59,8 @@ fn pair(program: &str, bytes: usize, messages: u64, more: &[&str]) -> Result<Str
     let mut command = Command::new("pair");
     // -F: no words about the processor's frequency, which an emulated one does not have.
     command.args([program, "-F", "-s", &bytes.to_string(), "-n", &messages.to_string()]).args(more);
-    let output = command.stdin(Stdio::null()).output().context("the laboratory's `pair` cannot be started")?;
+    let output =
+        command.stdin(Stdio::null()).output().context("the laboratory's `pair` cannot be started")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!("{program} failed ({}): {}{said}", output.status, String::from_utf8_lossy(&output.stderr));
