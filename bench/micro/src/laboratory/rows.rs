@@ -97,8 +97,7 @@ fn blocks(id: &'static str, fabric: Fabric, kind: JobKind, depth: u32, lengths: 
         1 => (Unit::Nanoseconds, Goal::RatioAtMost { ratio: 1.0 }),
         _ => (Unit::OperationsPerSecond, Goal::RatioAtLeast { ratio: 1.0 }),
     };
-    // As a node waits: fio sleeps while it waits, too.
-    let layout = Layout { waiting: Waiting::Adaptive, ..layout(1) };
+    let layout = layout(1);
     let (runtime, warm_up, disk_bytes) = (budget.measure, budget.warm_up, DISK_BYTES);
     Scenario {
         id,
