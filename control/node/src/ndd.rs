@@ -153,10 +153,11 @@ impl DiskKeeper {
                 return Some(format!("disk {} holds {bytes} bytes only", disk.name));
             }
             // One that is held is not there yet: somebody is about to plug it in.
-            if room.is_none() && !change.hold {
-                if let Err(refusal) = open_disk(&after, self.node, volume, disk) {
-                    return Some(refusal.to_string());
-                }
+            if room.is_none()
+                && !change.hold
+                && let Err(refusal) = open_disk(&after, self.node, volume, disk)
+            {
+                return Some(refusal.to_string());
             }
         }
         None

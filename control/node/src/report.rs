@@ -8,6 +8,7 @@ use crate::distress::Distress;
 use crate::node::Node;
 use blockdev_engine::EngineStatus;
 use blockdev_proto::geometry::VolumeId;
+use control_proto::ccd::Database;
 use control_proto::distress::Standing;
 use control_proto::rows::ClusterRows;
 use serde::{Deserialize, Serialize};
@@ -282,15 +283,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
     let log = log(node);
     let database = node.replica.database();
     let tombstones = database.tombstones().map(|stone| stone.member.node.0).collect();
-    let reconfigurations = database
-        .live_reconfigurations()
-        .map(|row| Reconfiguration {
-            id: row.id.0,
-            phase: row.phase.to_string(),
-            virtual_disks: row.volumes.iter().map(|volume| volume_name(&rows, *volume)).collect(),
-            waits_for: row.missing.iter().map(|member| member.node.0).collect(),
-        })
-        .collect();
+    let reconfigurations = reconfigurations(database, &rows);
     let (core, clients) = node.station.endpoint.parts();
     let transport = core.status();
     let engine = clients.engine.status(&volumes);
@@ -348,6 +341,16 @@ pub(crate) fn status(node: &mut Node) -> Status {
             })
             .collect(),
     }
+}
+
+fn reconfigurations(database: &Database, rows: &ClusterRows) -> Vec<Reconfiguration> {
+    let one = |row: &control_proto::ccd::Reconfiguration| Reconfiguration {
+        id: row.id.0,
+        phase: row.phase.to_string(),
+        virtual_disks: row.volumes.iter().map(|volume| volume_name(rows, *volume)).collect(),
+        waits_for: row.missing.iter().map(|member| member.node.0).collect(),
+    };
+    database.live_reconfigurations().map(one).collect()
 }
 
 fn log(node: &mut Node) -> Log {

@@ -107,7 +107,7 @@ fn a_damaged_foreign_or_newer_file_is_refused_with_the_remedy_and_stays_as_it_is
     }
     assert!(matches!(refusal_of(b"[cluster]"), GenesisRefusal::Foreign(_)));
     assert!(matches!(refusal_of(b""), GenesisRefusal::Foreign(_)));
-    let mut newer = sound.clone();
+    let mut newer = sound;
     newer[8] = 2;
     let refusal = refusal_of(&newer);
     assert!(refusal.to_string().contains("version 2"), "{refusal}");
