@@ -173,7 +173,7 @@ fn check_head(path: &Path, bytes: &[u8], stamp: ClusterStamp, node: NodeId) -> R
         return Err(StartFault::OtherVersion { path, found: format, known: FORMAT });
     }
     let head = bytes.get(..HEAD_BYTES).and_then(<[u8]>::split_last_chunk::<4>);
-    if !head.is_some_and(|(head, check)| crc32c::crc32c(head) == u32::from_le_bytes(*check)) {
+    if head.is_none_or(|(head, check)| crc32c::crc32c(head) != u32::from_le_bytes(*check)) {
         return Err(damaged(path));
     }
     let named = (reader.u64(), reader.bytes(32), reader.u16());

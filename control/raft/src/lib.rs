@@ -18,6 +18,8 @@ mod machine_store;
 mod members;
 mod network;
 mod options;
+#[cfg(test)]
+mod order_tests;
 mod post;
 mod service;
 mod shelf;

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use transport_proto::identity::{Incarnation, NodeId};
 
 use crate::fault::StartFault;
+use crate::flavour::Flavour;
 use crate::handle::{Handle, IncomingBytes, Order, Outputs};
 use crate::journal::{self, Journal};
 use crate::leadership::{Follow, Leadership};
@@ -75,12 +76,22 @@ pub fn start<M: Machine>(
     machine: M,
     wake: impl Fn() + Send + Sync + 'static,
 ) -> Result<Running, StartFault> {
-    let config = config(&options)?;
+    config(&options)?;
     std::fs::create_dir_all(&options.folder)
         .map_err(|source| StartFault::Folder { path: options.folder.clone(), source })?;
+    let (shelf, contents) = open_shelf(&options)?;
+    start_on(options, LogStore::new(shelf, contents), machine, wake)
+}
+
+/// [`start`], on a log that is open already.
+pub(crate) fn start_on<M: Machine>(
+    options: RaftOptions,
+    log: LogStore,
+    machine: M,
+    wake: impl Fn() + Send + Sync + 'static,
+) -> Result<Running, StartFault> {
+    let config = config(&options)?;
     let file = SnapshotFile::new(&options.folder, options.stamp);
-    let (shelf, contents) = open_shelf(&options, &file)?;
-    let log = LogStore::new(shelf, contents);
     let (applied_sender, applied) = watch::channel(0);
     let machine = MachineStore::open(machine, file, log.clone(), applied_sender)?;
     let post = Post::new(options.stamp, Box::new(wake));
@@ -146,10 +157,8 @@ impl Drop for Ending {
     }
 }
 
-fn open_shelf(
-    options: &RaftOptions,
-    file: &SnapshotFile,
-) -> Result<(Journal, crate::shelf::Contents), StartFault> {
+fn open_shelf(options: &RaftOptions) -> Result<(Journal, crate::shelf::Contents), StartFault> {
+    let file = SnapshotFile::new(&options.folder, options.stamp);
     let log = options.folder.join(journal::FILE);
     // A snapshot without its log: the vote is lost, and voting again could give two leaders to one term.
     if file.path().exists() && !log.exists() {
@@ -203,11 +212,7 @@ async fn begin<M: Machine>(
         .await
         .map_err(|fault| start_fault(fault.to_string()))?;
     if first {
-        match raft.initialize(members::first_members(&options.first_voters)).await {
-            // Another first voter was faster.
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-            Err(fault) => return Err(start_fault(fault.to_string())),
-        }
+        tokio::spawn(begin_cluster(raft.clone(), options.clone(), post.clone()));
     }
     let (leadership_sender, leadership) = watch::channel(Leadership::default());
     let (barriers, barriers_taken) = mpsc::channel(2 * REQUESTS_MAX);
@@ -235,6 +240,18 @@ async fn begin<M: Machine>(
         barriers,
         served: AtomicUsize::new(0),
     }))
+}
+
+/// The first voter begins the cluster at once. The others wait for it, each longer than the one before, so
+/// that the first leader is not voted down again at once.
+async fn begin_cluster(raft: Raft<Flavour>, options: RaftOptions, post: Arc<Post>) {
+    let rank = options.first_voters.range(..options.node).count() as u32;
+    tokio::time::sleep(options.timing.election_max * 2 * rank).await;
+    match raft.initialize(members::first_members(&options.first_voters)).await {
+        // Another first voter was faster.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+        Err(fault) => post.stop_for_good(fault.to_string()),
+    }
 }
 
 struct RaftThread {
