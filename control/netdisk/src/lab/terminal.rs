@@ -3,9 +3,10 @@
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io;
 
-/// Rows and columns.
+/// Rows and columns; those of old where the terminal does not tell.
 pub(crate) fn size() -> (u16, u16) {
-    tcgetwinsize(io::stdout()).map_or((24, 80), |size| (size.ws_row.max(1), size.ws_col.max(1)))
+    let found = tcgetwinsize(io::stdout()).map(|size| (size.ws_row, size.ws_col));
+    found.ok().filter(|(rows, columns)| *rows > 0 && *columns > 0).unwrap_or((24, 80))
 }
 
 /// Every key goes to the guest as it is typed; the terminal is as before when this is dropped.
