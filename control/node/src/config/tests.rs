@@ -167,7 +167,11 @@ fn mistakes_about_links_are_told_with_line_and_remedy() {
         (rails, with("nodes = \"some\""), "14:9: invalid value: string \"some\", expected \"all\" or a list"),
         (rails, "rails = []".into(), "13:9: there is no rail: add one"),
         (rails, many, "13:9: 5 rows of rail are over the limit of 4"),
-        (rails, rail("{ kind = \"smoke\" }"), "13:19: unknown variant `smoke`, expected one of `shm`, `tcp`, `verbs`"),
+        (
+            rails,
+            rail("{ kind = \"smoke\" }"),
+            "13:19: unknown variant `smoke`, expected one of `shm`, `tcp`, `verbs`",
+        ),
         (
             rails,
             rail("{ kind = \"shm\", addresses = { 1 = \"10.0.0.1\" } }"),
