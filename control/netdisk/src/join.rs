@@ -137,14 +137,14 @@ fn ask_all(token: &JoinToken, request: &JoinRequest) -> anyhow::Result<Welcome> 
 /// The number by which the cluster knows this machine again if an answer is lost; chosen once for each token.
 fn nonce(folder: &Path, token: &JoinToken) -> anyhow::Result<[u8; 16]> {
     let path = folder.join(NONCE_FILE);
-    if let Ok(bytes) = std::fs::read(&path) {
-        if let Some((id, nonce)) = bytes.split_first_chunk::<16>() {
-            if *id == token.id.0 && nonce.len() == 16 {
-                let mut known = [0; 16];
-                known.copy_from_slice(nonce);
-                return Ok(known);
-            }
-        }
+    if let Ok(bytes) = std::fs::read(&path)
+        && let Some((id, nonce)) = bytes.split_first_chunk::<16>()
+        && *id == token.id.0
+        && nonce.len() == 16
+    {
+        let mut known = [0; 16];
+        known.copy_from_slice(nonce);
+        return Ok(known);
     }
     let nonce: [u8; 16] = random()?;
     let write = || -> std::io::Result<()> {

@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if flags.dry_run {
         match flags.json {
             true => println!("{}", json!({ "dry_run": true, "changes": json(&shown) })),
-            false => print!("{}nothing was changed\n", text(&shown)),
+            false => println!("{}nothing was changed", text(&shown)),
         }
         return Ok(ExitCode::SUCCESS);
     }

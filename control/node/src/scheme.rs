@@ -9,7 +9,9 @@
 //! | base + 1 | TCP | the join port |
 
 use control_proto::rows::{ClusterRows, RailAddress, RailEnd};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use transport_proto::identity::{NodeId, Path};
 
 /// First port of node 1, unless somebody says otherwise.
@@ -37,6 +39,42 @@ impl RailKind {
             RailAddress::Verbs(_) => RailKind::Verbs,
         }
     }
+}
+
+impl fmt::Display for RailKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RailKind::Shm => "shm",
+            RailKind::Tcp => "tcp",
+            RailKind::Verbs => "verbs",
+        })
+    }
+}
+
+impl FromStr for RailKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RailKind, String> {
+        let all = [RailKind::Shm, RailKind::Tcp, RailKind::Verbs];
+        let known = all.into_iter().find(|kind| kind.to_string() == text);
+        known.ok_or_else(|| format!("{text:?} is no kind of rail: write tcp, shm or verbs"))
+    }
+}
+
+/// Lets a rail end at another address than its node's host, with the port and the heartbeats by rule if they
+/// are not given. Shared memory has none.
+pub fn move_end(end: &mut RailEnd, ip: IpAddr, port: Option<u16>, heartbeat: Option<SocketAddr>) {
+    let by_rule = match end.address {
+        RailAddress::Tcp(address) | RailAddress::Verbs(address) => address.port(),
+        RailAddress::Shm(_) => return,
+    };
+    let address = SocketAddr::new(ip, port.unwrap_or(by_rule));
+    end.address = match end.address {
+        RailAddress::Verbs(_) => RailAddress::Verbs(address),
+        _ => RailAddress::Tcp(address),
+    };
+    // Port 65535 has none after it; the rules of rows find what is left wrong.
+    end.heartbeat = heartbeat.unwrap_or(SocketAddr::new(ip, address.port().saturating_add(1)));
 }
 
 /// First port of a node by the cluster's base; `None` past the last port there is.

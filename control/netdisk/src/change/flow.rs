@@ -108,10 +108,10 @@ pub(crate) fn carry_out(
     for _ in 0..ATTEMPTS_MAX {
         let database = cluster.database();
         let database = if lost.is_some() { database.context(Failure::Unknown)? } else { database? };
-        if let Some(attempt) = lost.take() {
-            if let Some(ended) = came_through(cluster, &database, &attempt, progress)? {
-                return Ok((attempt.plan, attempt.shown, ended));
-            }
+        if let Some(attempt) = lost.take()
+            && let Some(ended) = came_through(cluster, &database, &attempt, progress)?
+        {
+            return Ok((attempt.plan, attempt.shown, ended));
         }
         let plan = plan(&database)?;
         let shown = differences(&database, &plan.changes);

@@ -5,9 +5,9 @@ use crate::random::random;
 use crate::table::link::place;
 use anyhow::Context;
 use control_node::genesis::Genesis;
-use control_node::scheme::{PORT_BASE_USUAL, RailKind, rail_end};
-use control_proto::rows::{ClusterRows, LinkNumber, LinkRow, NodeRow, RailAddress, RailRow};
-use std::net::{IpAddr, SocketAddr};
+use control_node::scheme::{PORT_BASE_USUAL, RailKind, move_end, rail_end};
+use control_proto::rows::{ClusterRows, LinkNumber, LinkRow, NodeRow, RailRow};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     /// This machine's address, as the other nodes reach it.
     #[arg(long)]
     host: IpAddr,
-    /// A rail of every two nodes, [LINK:]KIND[=ADDRESS[:PORT]] with KIND tcp or shm; once for each. By
+    /// A rail of every two nodes, [LINK:]KIND[=ADDRESS[:PORT]] with KIND tcp, shm or verbs; once for each. By
     /// default link 0 with two of tcp, or with shm and tcp where the host is this machine's loopback.
     #[arg(long = "rail", value_name = "RAIL")]
     rails: Vec<FirstRail>,
@@ -68,11 +68,7 @@ impl FromStr for FirstRail {
             _ => (0, text),
         };
         let (kind, address) = rest.split_once('=').map_or((rest, None), |(kind, at)| (kind, Some(at)));
-        let kind = match kind {
-            "tcp" => RailKind::Tcp,
-            "shm" => RailKind::Shm,
-            other => return Err(format!("{other:?} is no kind of rail: write tcp or shm")),
-        };
+        let kind: RailKind = kind.parse()?;
         let address = match address {
             None => None,
             Some(_) if kind == RailKind::Shm => {
@@ -107,10 +103,8 @@ fn first_rows(arguments: &Arguments) -> anyhow::Result<ClusterRows> {
         let path = Path { link: id, rail: RailId(row.rails.len() as u8) };
         let end = rail_end(&arguments.name, FIRST, host, arguments.port_base, path, rail.kind);
         let mut end = end.with_context(|| format!("the ports from {} are too few", arguments.port_base))?;
-        if let (Some((ip, port)), RailAddress::Tcp(by_rule)) = (rail.address, &end.address) {
-            let port = port.unwrap_or(by_rule.port());
-            end.heartbeat = SocketAddr::new(ip, port.saturating_add(1));
-            end.address = RailAddress::Tcp(SocketAddr::new(ip, port));
+        if let Some((ip, port)) = rail.address {
+            move_end(&mut end, ip, port, None);
         }
         row.rails.push(RailRow { id: path.rail, ends: vec![end] });
     }
@@ -142,6 +136,7 @@ mod tests {
 
     use super::*;
     use clap::Parser;
+    use control_proto::rows::RailAddress;
     use control_proto::rules::check_all;
 
     #[derive(Parser)]
@@ -182,7 +177,7 @@ mod tests {
     #[test]
     fn slips_are_told() {
         for (rail, why) in [
-            ("udp", "tcp or shm"),
+            ("udp", "tcp, shm or verbs"),
             ("900:tcp", "no link number"),
             ("shm=10.0.0.1", "shm alone"),
             ("tcp=here", "no address"),

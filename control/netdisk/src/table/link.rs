@@ -3,9 +3,9 @@
 use super::{change, list, next_number};
 use crate::change::{Flags, Look, Plan, find};
 use anyhow::{Context, bail, ensure};
-use control_node::scheme::{RailKind, base_for, rail_end};
+use control_node::scheme::{RailKind, base_for, move_end, rail_end};
 use control_proto::ccd::{Database, Row, RowChange, RowKey};
-use control_proto::rows::{ClusterRows, LinkNumber, LinkRow, RailAddress, RailEnd, RailRow};
+use control_proto::rows::{ClusterRows, LinkNumber, LinkRow, RailEnd, RailRow};
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -30,7 +30,7 @@ enum Action {
 
 #[derive(clap::Args)]
 struct Add {
-    /// Its rails, one word for each: tcp or shm, with addresses that differ from the scheme, such as
+    /// Its rails, one word for each: tcp, shm or verbs, with addresses that differ from the scheme, such as
     /// tcp,alpha=10.1.0.1,beta=10.1.0.2:7001.
     #[arg(long = "rail", required = true, value_name = "RAIL")]
     rails: Vec<RailWanted>,
@@ -75,11 +75,7 @@ impl FromStr for RailWanted {
 
     fn from_str(text: &str) -> Result<RailWanted, String> {
         let mut words = text.split(',');
-        let kind = match words.next() {
-            Some("tcp") => RailKind::Tcp,
-            Some("shm") => RailKind::Shm,
-            _ => return Err("a rail is tcp or shm, for example tcp,alpha=10.1.0.1".into()),
-        };
+        let kind: RailKind = words.next().unwrap_or_default().parse()?;
         let mut addresses = Vec::new();
         for word in words {
             let (node, address) =
@@ -105,9 +101,8 @@ const HEAD: [&str; 4] = ["ROW", "LINK", "RAILS", "NODES"];
 fn listed(database: &Database) -> Vec<Vec<String>> {
     let rows = database.rows();
     let one = |row: &LinkRow| {
-        let kind = |rail: &RailRow| match rail.ends.first().map(|end| RailKind::of(&end.address)) {
-            Some(RailKind::Shm) => "shm",
-            _ => "tcp",
+        let kind = |rail: &RailRow| {
+            rail.ends.first().map_or_else(String::new, |end| RailKind::of(&end.address).to_string())
         };
         let rails: Vec<String> =
             row.rails.iter().map(|rail| format!("{} {}", rail.id.0, kind(rail))).collect();
@@ -137,10 +132,8 @@ pub(super) fn rail_row(
             .addresses
             .iter()
             .find(|(name, ..)| find::node(rows, name).is_ok_and(|meant| meant.id == node));
-        if let (Some((_, ip, port)), RailAddress::Tcp(by_rule)) = (written, &end.address) {
-            let port = port.unwrap_or(by_rule.port());
-            end.heartbeat = SocketAddr::new(*ip, port.saturating_add(1));
-            end.address = RailAddress::Tcp(SocketAddr::new(*ip, port));
+        if let Some((_, ip, port)) = written {
+            move_end(&mut end, *ip, *port, None);
         }
         Ok(end)
     };
@@ -188,6 +181,7 @@ mod tests {
 
     use super::*;
     use crate::change::sample::{after, database, refused};
+    use control_proto::rows::RailAddress;
 
     // proves: C5
     #[test]
@@ -215,7 +209,7 @@ mod tests {
     #[test]
     fn slips_in_a_rail_are_named() {
         for (text, why) in [
-            ("udp", "tcp or shm"),
+            ("udp", "tcp, shm or verbs"),
             ("tcp,alpha", "NODE=ADDRESS"),
             ("tcp,alpha=10.0.0", "no address"),
             ("shm,alpha=10.0.0.1", "shm alone"),

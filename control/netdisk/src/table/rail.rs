@@ -37,7 +37,7 @@ struct Add {
     /// Row number of its link, as `netdisk link list` tells it.
     #[arg(long)]
     link: u32,
-    /// tcp or shm, with addresses that differ from the scheme, such as tcp,alpha=10.1.0.1.
+    /// tcp, shm or verbs, with addresses that differ from the scheme, such as tcp,alpha=10.1.0.1.
     #[arg(long = "rail", value_name = "RAIL", default_value = "tcp")]
     rail: RailWanted,
     #[command(flatten)]

@@ -2,11 +2,11 @@
 //! that can reach it. Whoever decides checks them again by the rules of all rows.
 
 use super::request::{JoinRequest, RailAddressAsked};
-use crate::scheme::{RailKind, base_for, rail_end};
+use crate::scheme::{RailKind, base_for, move_end, rail_end};
 use control_proto::ccd::{Row, RowChange};
 use control_proto::rows::{ClusterRows, LinkRow, NodeRow, RailAddress, RailEnd};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use transport_proto::identity::{NodeId, Path};
 
 /// Why no rows can be made of a wish.
@@ -115,7 +115,7 @@ pub fn newcomer(
             let asked =
                 request.rails.iter().find(|asked| asked.link == path.link.0 && asked.rail == path.rail.0);
             if let Some(asked) = asked {
-                move_end(&mut end, asked);
+                move_end(&mut end, asked.ip, asked.port, asked.heartbeat);
             }
             rail.ends.push(end);
         }
@@ -167,21 +167,6 @@ fn reaches(rows: &ClusterRows, link: &LinkRow, host: IpAddr) -> bool {
     let shm = shm.filter(|end| matches!(end.address, RailAddress::Shm(_)));
     let mut hosts = shm.filter_map(|end| rows.node(end.node)).map(|row| row.host);
     hosts.all(|other| other == host || (other.is_loopback() && host.is_loopback()))
-}
-
-fn move_end(end: &mut RailEnd, asked: &RailAddressAsked) {
-    let by_rule = match end.address {
-        RailAddress::Tcp(address) | RailAddress::Verbs(address) => address.port(),
-        RailAddress::Shm(_) => return,
-    };
-    let port = asked.port.unwrap_or(by_rule);
-    let address = SocketAddr::new(asked.ip, port);
-    end.address = match end.address {
-        RailAddress::Verbs(_) => RailAddress::Verbs(address),
-        _ => RailAddress::Tcp(address),
-    };
-    // Port 65535 has none after it; the rules of rows find what is left wrong.
-    end.heartbeat = asked.heartbeat.unwrap_or(SocketAddr::new(asked.ip, port.saturating_add(1)));
 }
 
 #[cfg(test)]
