@@ -53,14 +53,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+fn as_json(finding: &Finding) -> Value {
+    json!({ "severity": finding.severity.name(), "what": finding.what, "help": finding.help })
+}
+
 fn show(found: &[Finding], json: bool) -> anyhow::Result<()> {
     if json {
-        let one = |finding: &Finding| {
-            json!({
-                "severity": finding.severity.name(), "what": finding.what, "help": finding.help
-            })
-        };
-        println!("{}", serde_json::to_string_pretty(&found.iter().map(one).collect::<Vec<Value>>())?);
+        println!("{}", serde_json::to_string_pretty(&found.iter().map(as_json).collect::<Vec<Value>>())?);
         return Ok(());
     }
     for finding in found {

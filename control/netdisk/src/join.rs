@@ -5,6 +5,7 @@ use crate::table::link::place;
 use anyhow::{Context, bail, ensure};
 use control_node::genesis::Genesis;
 use control_node::join::{Fingerprint, JoinAnswer, JoinRequest, JoinToken, RailAddressAsked, Welcome, knock};
+use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::IpAddr;
@@ -70,8 +71,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let folder = &arguments.state;
     if let Some(there) = Genesis::load(folder)? {
         bail!(
-            "{} is {} of cluster {} already: start it (netdisk node run --state {}), or choose \
-                 another --state",
+            "{} is {} of cluster {} already: start it (netdisk node run --state {}), or choose another \
+             --state",
             folder.display(),
             there.node,
             there.name,
@@ -95,9 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.json {
         println!(
             "{}",
-            serde_json::json!({
-                "cluster": welcome.cluster, "node": welcome.node, "state": folder.to_string()
-            })
+            json!({ "cluster": welcome.cluster, "node": welcome.node, "state": folder.to_string() })
         );
     } else {
         println!("this machine is node {} of cluster {}. Next:", welcome.node, welcome.cluster);

@@ -78,9 +78,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     while daemon.socket.exists() {
         anyhow::ensure!(
             Instant::now() < until,
-            "the node has handed over but did not end in time: look at its log, and at \
-                 `netdisk node list` on \
-             another node"
+            "the node has handed over but did not end in time: look at its log, and at `netdisk node list` \
+             on another node"
         );
         std::thread::sleep(LOOK_EVERY);
     }

@@ -65,8 +65,8 @@ fn list(look: &Look) -> anyhow::Result<ExitCode> {
         let one = |row: &&Reconfiguration| {
             json!({
                 "number": row.id.0, "phase": row.phase.to_string(), "rows": rows_of(rows, row),
-                "waits_for": waits(row), "asked_at": rows.node_name(row.asked_at),
-                "live": row.phase.is_live(),
+                "waits_for": waits(row), "live": row.phase.is_live(),
+                "asked_at": rows.node_name(row.asked_at),
             })
         };
         println!("{}", serde_json::to_string_pretty(&all.iter().map(one).collect::<Vec<Value>>())?);

@@ -14,7 +14,7 @@ use control_node::admin::{Request, ask, watch_node};
 use control_node::report::Status;
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -85,7 +85,7 @@ fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn follow_log(socket: &PathBuf, since: Option<u64>, tell: &Sender<News>) {
+fn follow_log(socket: &Path, since: Option<u64>, tell: &Sender<News>) {
     let mut refused = None;
     let ended = watch_node(socket, since, |value| {
         if let Some(why) = value.get("error").and_then(Value::as_str) {

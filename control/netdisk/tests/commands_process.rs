@@ -156,8 +156,9 @@ fn a_token_is_good_once_and_in_time_and_says_so() {
         said.contains("expired").then_some(said)
     });
     says(&late, &["netdisk cluster token"]);
-    let token = hand.token();
-    says(&hand.ask_to_join(&token, "alpha").expect_refusal(), &["in", "alpha"]);
+    let (token, state) = (hand.token(), hand.state("other"));
+    let twin = ["join", &token, "--node", "alpha", "--host", "127.0.0.1", "--state", &state];
+    says(&hand.netdisk(&twin).expect_refusal(), &["there is a node alpha already", "--node"]);
     says(&hand.ask_to_join("netdisk-join-abc", "x").expect_refusal(), &["copy it again"]);
     says(&hand.ask_to_join("hello", "x").expect_refusal(), &["netdisk cluster token"]);
     hand.start("beta");
@@ -236,7 +237,10 @@ fn a_node_leaves_for_good_and_the_last_port_may_not() {
     assert!(hand.nodes.remove(position).1.wait().status.success());
     hand.until_nodes("it is gone", |nodes| nodes.len() == 2);
     let state = hand.state("beta");
-    says(&hand.netdisk(&["node", "run", "--state", &state]).expect_refusal(), &["no log", "netdisk"]);
+    says(
+        &hand.netdisk(&["node", "run", "--state", &state]).expect_refusal(),
+        &["left the cluster for good", "--state"],
+    );
     says(
         &hand.at("alpha", &["node", "remove", "gamma"]).expect_refusal(),
         &["gamma is a member", "netdisk leave"],

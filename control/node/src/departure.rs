@@ -40,9 +40,8 @@ impl fmt::Display for DepartureRefusal {
                 let first = virtual_disks.first().map_or("NAME", String::as_str);
                 write!(
                     f,
-                    "only {node} serves {}: let another node reach the disk and serve it (netdisk \
-                     disk attach, \
-                     netdisk vdisk attach {first}), or remove it (netdisk vdisk remove {first})",
+                    "only {node} serves {}: let another node reach the disk and serve it (netdisk disk \
+                     attach, netdisk vdisk attach {first}), or remove it (netdisk vdisk remove {first})",
                     virtual_disks.join(", ")
                 )
             }

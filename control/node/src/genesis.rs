@@ -16,6 +16,8 @@ use transport_proto::identity::NodeId;
 
 /// The file's name in the state folder.
 pub const FILE: &str = "genesis";
+/// Its name after the node has left for good.
+const LEFT_FILE: &str = "genesis.left";
 const MAGIC: &[u8; 8] = b"ndgenes\0";
 const VERSION: u16 = 1;
 /// Magic, version, length and checksum of what follows.
@@ -84,6 +86,8 @@ pub enum GenesisRefusal {
     Missing(PathBuf),
     /// There is none, but what comes after it is there.
     Lost(PathBuf),
+    /// The node that lived there left its cluster for good.
+    Left(PathBuf),
     /// There is one already.
     Present(PathBuf),
     /// The rows are not fit for a cluster.
@@ -144,6 +148,11 @@ impl fmt::Display for GenesisRefusal {
                 f,
                 "{} has a log of the configuration but no {FILE} file: put a copy of that back; without one, \
                  let the others remove this node (netdisk node remove) and join again with an empty folder",
+                folder.display()
+            ),
+            GenesisRefusal::Left(folder) => write!(
+                f,
+                "the node that lived in {} has left the cluster for good: choose another folder with --state",
                 folder.display()
             ),
             GenesisRefusal::Present(path) => write!(
@@ -218,6 +227,9 @@ impl Genesis {
         let system = |error| GenesisRefusal::System(path.clone(), error);
         match std::fs::metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                if folder.join(LEFT_FILE).exists() {
+                    return Err(GenesisRefusal::Left(folder.to_path_buf()));
+                }
                 let log = folder.join(crate::consensus::FOLDER);
                 let lost = log.read_dir().is_ok_and(|mut files| files.next().is_some());
                 return if lost { Err(GenesisRefusal::Lost(folder.to_path_buf())) } else { Ok(None) };
@@ -256,7 +268,7 @@ impl Genesis {
     /// The node is none any more: its file is put aside, so that the folder starts no node. The log stays,
     /// for whoever wants to look.
     pub fn retire(&self, folder: &Path) -> io::Result<()> {
-        std::fs::rename(folder.join(FILE), folder.join(format!("{FILE}.left")))?;
+        std::fs::rename(folder.join(FILE), folder.join(LEFT_FILE))?;
         File::open(folder)?.sync_all()
     }
 

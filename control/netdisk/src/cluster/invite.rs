@@ -65,8 +65,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         // The token alone on standard output, so that it can be caught.
         println!("{text}");
         eprintln!(
-            "good once, for {}; on the new machine: netdisk join TOKEN --node NAME --host \
-                 ADDRESS --state FOLDER",
+            "good once, for {}; on the new machine: netdisk join TOKEN --node NAME --host ADDRESS \
+             --state FOLDER",
             arguments.expires
         );
     }

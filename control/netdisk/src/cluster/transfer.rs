@@ -60,9 +60,8 @@ fn plan(database: &Database, wanted: &ClusterRows) -> anyhow::Result<Plan> {
     let rows = database.rows();
     ensure!(
         rows.name == wanted.name,
-        "the file is of cluster {:?}, this one is {:?}: a cluster keeps its name; change the \
-             name in the file \
-         if it is meant for this one",
+        "the file is of cluster {:?}, this one is {:?}: a cluster keeps its name; change the name in the \
+         file if it is meant for this one",
         wanted.name,
         rows.name
     );

@@ -134,9 +134,8 @@ fn rails(status: &Status, database: &Database, found: &mut Vec<Finding>) {
                     link.rails.len()
                 );
                 let help = format!(
-                    "netdisk rail list, then mend the cable; if it was cut by order, netdisk \
-                         rail mend --link {} \
-                     --rail {}",
+                    "netdisk rail list, then mend the cable; if it was cut by order, netdisk rail mend \
+                     --link {} --rail {}",
                     link.link, rail.rail
                 );
                 let bad = if left == 0 { wrong(what, help) } else { warning(what, help) };

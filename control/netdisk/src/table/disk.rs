@@ -276,8 +276,8 @@ fn plan_detach(database: &Database, name: &str, node: &str) -> anyhow::Result<Pl
     row.ports.retain(|port| port.node != node.id);
     if row.ports.is_empty() {
         bail!(
-            "{} alone reaches disk {}: attach it to another node first, or remove it (netdisk \
-                 disk remove {})",
+            "{} alone reaches disk {}: attach it to another node first, or remove it (netdisk disk \
+             remove {})",
             node.name,
             row.name,
             row.name

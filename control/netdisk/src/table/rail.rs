@@ -112,8 +112,8 @@ fn plan_remove(database: &Database, link: u32, rail: u8) -> anyhow::Result<Plan>
     ensure!(row.rails.len() < before, "{name} has no rail {rail}: see `netdisk rail list`");
     ensure!(
         !row.rails.is_empty(),
-        "rail {rail} is the last one of {name}: add another first, or remove the link (netdisk \
-         link remove {})",
+        "rail {rail} is the last one of {name}: add another first, or remove the link (netdisk link \
+         remove {})",
         row.number.0
     );
     Ok(Plan::new(format!("{name} has no rail {rail} any more"), vec![RowChange::Put(Row::Link(row))]))

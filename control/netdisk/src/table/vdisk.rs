@@ -381,7 +381,7 @@ mod tests {
         let grown = after(&renamed, &|db| plan_grow(db, "data", "2MiB")).unwrap();
         assert_eq!(grown.rows().virtual_disk_named("data").unwrap().size_bytes, 2 << 20);
         assert!(refused(&grown, &|db| plan_grow(db, "data", "1MiB")).contains("only grows"));
-        assert!(refused(&grown, &|db| plan_grow(db, "data", "5000")).contains("multiple of the block"));
+        assert!(refused(&grown, &|db| plan_grow(db, "data", "2097153")).contains("multiple of the block"));
         let gone = after(&grown, &|db| plan_remove(db, "data")).unwrap();
         assert!(gone.rows().virtual_disk_named("data").is_none());
     }
