@@ -153,7 +153,7 @@ fn a_power_failure_drains_the_node_and_moves_its_duties() {
         let status = cluster.end_of_node(1);
         assert_eq!(status.code(), Some(1), "{status}");
         // The second time fenced; by then the others may have put it out already, and listen to it no more.
-        assert_eq!(cluster.log(1).matches("told the others").count(), 2, "{}", cluster.log(1));
+        assert_eq!(cluster.log(1).matches("told the others reason=").count(), 2, "{}", cluster.log(1));
     };
     is_taken_over(&mut cluster, BLOCKS, fails, "power failure");
 }
