@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// This machine's address, as the other nodes reach it.
     #[arg(long)]
     host: IpAddr,
-    /// Where a rail ends here, if not at the host by the cluster's ports: LINK.RAIL=ADDRESS[:PORT].
+    /// Where a rail ends here, if not at the host by the cluster's ports: `LINK.RAIL=ADDRESS[:PORT]`.
     #[arg(long = "rail", value_name = "RAIL")]
     rails: Vec<RailHere>,
     /// This node's number; the next free one if left out.

@@ -28,8 +28,8 @@ pub(super) struct Arguments {
     /// This machine's address, as the other nodes reach it.
     #[arg(long)]
     host: IpAddr,
-    /// A rail of every two nodes, [LINK:]KIND[=ADDRESS[:PORT]] with KIND tcp, shm or verbs; once for each. By
-    /// default link 0 with two of tcp, or with shm and tcp where the host is this machine's loopback.
+    /// A rail of every two nodes, `[LINK:]KIND[=ADDRESS[:PORT]]` with KIND tcp, shm or verbs; once for each.
+    /// By default link 0 with two of tcp, or with shm and tcp where the host is this machine's loopback.
     #[arg(long = "rail", value_name = "RAIL")]
     rails: Vec<FirstRail>,
     /// First of the 64 ports of this node; node n has those from 64 (n - 1) further on.
