@@ -10,7 +10,6 @@
 
 extern crate alloc;
 
-pub mod ballot_membership;
 pub mod ccd;
 mod codec;
 pub mod distress;
