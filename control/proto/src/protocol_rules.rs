@@ -3,7 +3,7 @@
 //! machines of [`Strict`] rules carry no switch, and cost nothing more.
 
 /// Which rules are obeyed. Every product runs [`Strict`], which plain names stand for.
-pub trait ProtocolRules: Clone + core::fmt::Debug {
+pub trait ProtocolRules: Clone + core::fmt::Debug + Eq + core::hash::Hash + 'static {
     /// A reconfiguration counts an acknowledgement only of the very life that it waits for.
     const ACK_OF_THIS_LIFE: bool = true;
     /// A node lets a suspended virtual disk go on only when the log says so.
@@ -14,13 +14,13 @@ pub trait ProtocolRules: Clone + core::fmt::Debug {
 }
 
 /// All of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Strict {}
 
 impl ProtocolRules for Strict {}
 
 /// A mutant for tests: an acknowledgement of any life of the node counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AckOfAnyLife {}
 
 impl ProtocolRules for AckOfAnyLife {
@@ -28,7 +28,7 @@ impl ProtocolRules for AckOfAnyLife {
 }
 
 /// A mutant for tests: a node resumes when it has waited for longer than the deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResumeOnTimer {}
 
 impl ProtocolRules for ResumeOnTimer {
@@ -36,7 +36,7 @@ impl ProtocolRules for ResumeOnTimer {
 }
 
 /// A mutant for tests: a lease counts from when the grant arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseFromReceipt {}
 
 impl ProtocolRules for LeaseFromReceipt {

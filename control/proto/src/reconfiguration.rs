@@ -91,7 +91,7 @@ pub enum Output {
     Resume(VolumeId),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Work {
     id: ReconfigurationId,
     preparing: bool,
@@ -106,7 +106,7 @@ struct Work {
 }
 
 /// A node's part in the reconfigurations under way, see the head of this file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant<R: ProtocolRules = Strict> {
     me: Member,
     work: BTreeMap<ReconfigurationId, Work>,
