@@ -1,5 +1,6 @@
-//! How the configuration database grows: `cargo run --release -p control-proto --example growth`. For clusters of
-//! a few sizes it prints what a snapshot has, what memory one replica takes, and how long commands take.
+//! How the configuration database grows: `cargo run --release -p control-proto --example growth`. For
+//! clusters of a few sizes it prints what a snapshot has, what memory one replica takes, and how long
+//! commands take.
 
 use blockdev_proto::geometry::{BlockBytes, DiskId, VolumeId};
 use control_proto::ccd::{Applied, Change, Command, Database, OperationId, Row, RowChange, Steward};
@@ -115,8 +116,8 @@ fn grow(nodes: u16, volumes: u32) {
     let mapped = log.database.view().mappings().filter(|mapping| mapping.serving.is_some()).count();
     let mapping = begun.elapsed();
     println!(
-        "| {nodes} | {volumes} | {:.2} MiB | {:.1} MiB | {:.2} s | {:.0} µs | {:.0} µs | {:.1} ms | {:.1} ms | \
-         {:.0} µs | {:.1} ms ({mapped}) |",
+        "| {nodes} | {volumes} | {:.2} MiB | {:.1} MiB | {:.2} s | {:.0} µs | {:.0} µs | {:.1} ms | \
+         {:.1} ms | {:.0} µs | {:.1} ms ({mapped}) |",
         snapshot.len() as f64 / (1 << 20) as f64,
         resident as f64 / (1 << 20) as f64,
         filled.as_secs_f64(),
@@ -139,8 +140,8 @@ fn main() {
         return grow(nodes as u16, volumes);
     }
     println!(
-        "| nodes | virtual disks | snapshot | memory of a replica | created one by one in | median | longest | \
-         snapshot written in | read in | membership change | all mappings anew (served) |"
+        "| nodes | virtual disks | snapshot | memory of a replica | created one by one in | median | \
+         longest | snapshot written in | read in | membership change | all mappings anew (served) |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     // Each in a process of its own, so that memory is not what the one before has left.
