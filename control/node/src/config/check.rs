@@ -13,9 +13,10 @@ use super::{
 use crate::scheme::PORT_BASE_USUAL;
 use blockdev_proto::geometry::VolumeId;
 use control_proto::rows::{
-    ClusterRows, MembershipTimes, NAME_BYTES_MAX, NODES_MAX, NbdAddress, NbdRow, NodeRow, PermissionRow,
-    VirtualDiskRow, voters_usual,
+    ClusterRows, MEMORY_BUDGET_BYTES_MIN, MEMORY_BUDGET_BYTES_USUAL, MembershipTimes, NAME_BYTES_MAX,
+    NBD_SERVERS_MAX, NODES_MAX, NbdAddress, NbdRow, NodeRow, PermissionRow, VirtualDiskRow, voters_usual,
 };
+use control_proto::rules;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,11 +24,6 @@ use transport_proto::cluster_key::{ClusterKey, SECRET_BYTES_MIN};
 use transport_proto::connectivity::Settings;
 use transport_proto::identity::NodeId;
 use transport_proto::route::Spread;
-
-/// Least memory with which a node can carry the largest message each way to each peer.
-const BUDGET_BYTES_MIN: u64 = 16 << 20;
-const BUDGET_BYTES_USUAL: u64 = 256 << 20;
-const NBD_SERVERS_MAX: usize = 64;
 
 /// A node with what its addresses are derived from.
 pub(super) struct NodeEntry {
@@ -101,7 +97,18 @@ impl<'a> Check<'a> {
             membership,
         };
         rows.sort();
+        self.check_rules(&rows);
         rows
+    }
+
+    /// The rules that hold for rows of whatever origin. What was found wrong so far was found with its place
+    /// in the file; what is found here is named by its row.
+    fn check_rules(&mut self, rows: &ClusterRows) {
+        if self.faults.is_empty() {
+            for (key, fault) in rules::check_all(rows) {
+                self.fault(Place::default(), Mistake::Rule { key, fault });
+            }
+        }
     }
 
     // --- tools of all modules ---
@@ -128,9 +135,7 @@ impl<'a> Check<'a> {
     /// The name, checked for its letters; a bad one is kept so that the reading can go on.
     pub(super) fn name(&mut self, name: &Spanned<String>) -> String {
         let text = name.get_ref();
-        let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        let digits_alone = text.bytes().all(|byte| byte.is_ascii_digit());
-        if digits_alone || text.len() > NAME_BYTES_MAX || !text.bytes().all(letters) {
+        if !rules::is_name(text) {
             self.fault_at(name, RowMistake::BadName { name: text.clone(), bytes_max: NAME_BYTES_MAX });
         }
         text.clone()
@@ -360,10 +365,10 @@ impl<'a> Check<'a> {
     }
 
     fn budget(&mut self, document: &Document) -> u64 {
-        let Some(budget) = &document.memory.budget else { return BUDGET_BYTES_USUAL };
+        let Some(budget) = &document.memory.budget else { return MEMORY_BUDGET_BYTES_USUAL };
         let bytes = budget.get_ref().0;
-        if bytes < BUDGET_BYTES_MIN {
-            self.fault_at(budget, SettingMistake::BudgetTooSmall { bytes, least: BUDGET_BYTES_MIN });
+        if bytes < MEMORY_BUDGET_BYTES_MIN {
+            self.fault_at(budget, SettingMistake::BudgetTooSmall { bytes, least: MEMORY_BUDGET_BYTES_MIN });
         }
         bytes
     }

@@ -8,12 +8,9 @@ use super::document::{
 use super::{DiskMistake, Place, Row, RowMistake};
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
 use blockdev_proto::mapping::CANDIDATES_MAX;
-use control_proto::rows::{DiskKind, DiskPort, DiskRow, LostQuorum, VirtualDiskRow};
+use control_proto::rows::{DISKS_MAX, DiskKind, DiskPort, DiskRow, LostQuorum, VirtualDiskRow};
 use std::net::IpAddr;
 use transport_proto::identity::NodeId;
-
-/// Disks of one cluster at the most.
-const DISKS_MAX: usize = VOLUMES_MAX;
 
 impl Check<'_> {
     pub(super) fn read_disks(&mut self, sections: &[Spanned<DiskSection>]) -> Vec<DiskRow> {

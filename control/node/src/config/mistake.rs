@@ -1,5 +1,7 @@
 //! What can be wrong in a configuration file, where, and what to do about it.
 
+use control_proto::ccd::RowKey;
+use control_proto::rules::RowFault;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -78,6 +80,13 @@ pub enum Mistake {
         /// The ids there are.
         known: String,
     },
+    /// A rule that rows of whatever origin keep is broken.
+    Rule {
+        /// By which row.
+        key: RowKey,
+        /// Which one.
+        fault: RowFault,
+    },
     /// A mistake about the cluster's key.
     Key(KeyMistake),
     /// A mistake about names, numbers and references of rows.
@@ -138,6 +147,7 @@ impl fmt::Display for Mistake {
             Mistake::NodeNotInFile { id, known } => {
                 write!(f, "node {id} is not in this configuration (it has {known}): add it, or correct --id")
             }
+            Mistake::Rule { key, fault } => write!(f, "{key}: {fault}"),
             Mistake::Key(mistake) => mistake.fmt(f),
             Mistake::Row(mistake) => mistake.fmt(f),
             Mistake::Link(mistake) => mistake.fmt(f),

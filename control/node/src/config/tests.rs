@@ -361,3 +361,15 @@ fn a_cluster_over_the_limits_is_refused() {
     let faults = parse(&text).expect_err("too many nodes").to_string();
     assert!(faults.contains(":1:1: 140 rows of node are over the limit of 128"), "{faults}");
 }
+
+/// What the reading itself does not look at, the rules of the database do.
+#[test]
+fn a_file_keeps_the_rules_that_the_database_keeps() {
+    let long = format!("path = \"/{}\"", "a".repeat(2000));
+    let faults = parse(&SHORT.replacen("path = \"shelf.img\"", &long, 1)).expect_err("too long").to_string();
+    assert_eq!(
+        faults,
+        "/etc/netdisk/north.toml: disk 1: the disk has no absolute path of 1024 bytes or less: add one, or \
+         let it be memory (kind = \"memory\")"
+    );
+}

@@ -2,7 +2,9 @@
 
 use crate::ccd::{RowKey, Table};
 use crate::codec::coded;
-use crate::rows::{LinkNumber, MEMORY_BUDGET_BYTES_MIN, NAME_BYTES_MAX, SOCKET_PATH_BYTES_MAX};
+use crate::rows::{
+    LinkNumber, MEMORY_BUDGET_BYTES_MIN, NAME_BYTES_MAX, PATH_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
+};
 use alloc::string::String;
 use blockdev_proto::geometry::{BlockBytes, VOLUMES_MAX};
 use blockdev_proto::mapping::CANDIDATES_MAX;
@@ -207,9 +209,11 @@ impl RowFault {
     fn fmt_disk_or_value(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RowFault::NoPort => write!(f, "no node reaches the disk: name one"),
-            RowFault::PathMissing => {
-                write!(f, "the disk has no absolute path: add one, or let it be memory (kind = \"memory\")")
-            }
+            RowFault::PathMissing => write!(
+                f,
+                "the disk has no absolute path of {PATH_BYTES_MAX} bytes or less: add one, or let it be \
+                 memory (kind = \"memory\")"
+            ),
             RowFault::PathOfMemory => write!(f, "a memory disk has no path: remove it, or change the kind"),
             RowFault::MemoryOnTwoNodes => {
                 write!(f, "memory belongs to one node: name one, or use a file or device that both reach")
