@@ -250,7 +250,8 @@ impl Node {
             && self.surfaces.arm();
         if !armed {
             self.station.endpoint.disarm();
-            return Ok(());
+            // Whoever keeps the thread awake may wait for what a socket has to say.
+            return self.look();
         }
         let now = self.station.endpoint.clock();
         let clients = self.station.endpoint.clients();

@@ -101,8 +101,9 @@ impl std::error::Error for StartError {
 /// The cluster transport interface of one node (doc alias: CTI). Driven by the thread that owns it.
 ///
 /// The loop, by the owner or by [`Endpoint::run_once`]: [`Endpoint::poll`] for one round of work; when a
-/// round was idle ask [`Endpoint::idle`] what to do; before sleeping [`Endpoint::arm`], then
-/// [`Endpoint::sleep`]. Other sources of events of the same thread (sockets of surfaces, disks) register with
+/// round was idle [`Endpoint::rest`], or, with more than one thing to arm, ask [`Endpoint::idle`] what to do;
+/// before sleeping [`Endpoint::arm`], then [`Endpoint::sleep`]; whenever it does not sleep,
+/// [`Endpoint::look`]. Other sources of events of the same thread (sockets of surfaces, disks) register with
 /// [`Endpoint::registry`] under tokens from [`crate::FIRST_FREE_TOKEN`] on.
 #[doc(alias = "CTI")]
 pub struct Endpoint<C: Clients> {
@@ -324,7 +325,7 @@ impl<C: Clients> Endpoint<C> {
         self.wait(Duration::ZERO, foreign)
     }
 
-    /// Prepares to sleep; `false`: something is there, poll again.
+    /// Prepares to sleep; `false`: something is there, poll again, after a [`Endpoint::look`].
     pub fn arm(&mut self) -> bool {
         self.core.providers.arm()
     }
@@ -374,27 +375,37 @@ impl<C: Clients> Endpoint<C> {
         Ok(())
     }
 
-    /// One turn of the loop for a program that has nothing else on this thread: a round of work, and if it
-    /// was idle a spin, a yield, or a sleep of at most `at_most`.
-    pub fn run_once(&mut self, at_most: Duration) -> io::Result<usize> {
-        let found = self.poll();
-        if found > 0 {
-            return Ok(found);
-        }
+    /// What a loop does after an idle round: spins, yields, or sleeps for at most `at_most` if `may_sleep`
+    /// holds, which is asked only then. Foreign events go to `foreign`.
+    #[inline]
+    pub fn rest(
+        &mut self,
+        may_sleep: impl FnOnce(&mut C) -> bool,
+        at_most: Duration,
+        foreign: impl FnMut(&mut Core, &mut C, &Event),
+    ) -> io::Result<()> {
         match self.idle() {
             // No pause instruction: it takes longer (some 140 cycles) than a turn, and a message would wait
             // for it.
             Idle::Spin => {}
             Idle::Yield => std::thread::yield_now(),
-            Idle::Sleep => {
-                if self.arm() {
-                    self.sleep(at_most, |_, _, _| ())?;
-                }
-                return Ok(0);
+            Idle::Sleep if may_sleep(&mut self.clients) && self.arm() => {
+                return self.sleep(at_most, foreign);
             }
+            // What keeps the thread awake may be waiting for a socket: it is looked at all the same.
+            Idle::Sleep => {}
         }
-        self.look(|_, _, _| ())?;
-        Ok(0)
+        self.look(foreign)
+    }
+
+    /// One turn of the loop for a program that has nothing else on this thread: a round of work, and if it
+    /// was idle a [`Endpoint::rest`] of at most `at_most`.
+    pub fn run_once(&mut self, at_most: Duration) -> io::Result<usize> {
+        let found = self.poll();
+        if found == 0 {
+            self.rest(|_| true, at_most, |_, _, _| ())?;
+        }
+        Ok(found)
     }
 }
 

@@ -6,7 +6,7 @@ mod support;
 
 use ProviderKind::Tcp;
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{Pair, endpoint, free_port, plan};
 use transport_endpoint::{ProviderKind, RailAddress, Verdict};
 use transport_proto::identity::{LinkId, NodeId, Path, RailId};
@@ -145,4 +145,22 @@ fn a_verbs_rail_is_refused_by_a_build_without_verbs_with_what_to_do() {
     let refusal = endpoint.core().set_peer(&plan).unwrap_err();
     let text = refusal.source().unwrap().to_string();
     assert!(text.contains("built without verbs: build it with `--features verbs`"), "{text}");
+}
+
+/// A client that never lets its thread sleep (news that nobody took kept a master of virtual disks awake)
+/// kept it from its sockets as well: the peer's words lay there for ever.
+#[test]
+fn an_endpoint_that_may_not_sleep_hears_its_sockets_all_the_same() {
+    let rails = plan(&[&[Tcp]]);
+    let mut pair = Pair { nodes: [endpoint(1, 100), endpoint(2, 200)], rails, spread: Spread::Home };
+    pair.configure();
+    let started = Instant::now();
+    while pair.rails_up() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(30), "what the sockets said was not heard");
+        for node in &mut pair.nodes {
+            if node.poll() == 0 {
+                node.rest(|_| false, Duration::ZERO, |_, _, _| ()).unwrap();
+            }
+        }
+    }
 }

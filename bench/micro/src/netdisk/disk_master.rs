@@ -9,7 +9,7 @@ use blockdev_proto::geometry::{BlockBytes, DiskId, VolumeId};
 use blockdev_proto::mapping::{CANDIDATES_MAX, Candidate, Mapping};
 use blockdev_store::{AnyBacking, MemoryDisk};
 use serde::{Deserialize, Serialize};
-use transport_endpoint::{Endpoint, FIRST_FREE_TOKEN, Idle};
+use transport_endpoint::{Endpoint, FIRST_FREE_TOKEN};
 use transport_proto::identity::Incarnation;
 
 use super::wiring::{FIRST_EPOCH, MEMBERS, PARTNER, Wiring};
@@ -82,21 +82,14 @@ pub(crate) fn map(node: &mut Endpoint<BlockEngine>, disk_bytes: u64) -> Result<(
 pub(crate) fn round(node: &mut Endpoint<BlockEngine>) -> Result<()> {
     let found = node.poll();
     let (core, engine) = node.parts();
+    // Nobody here acts on news, and untold ones would keep the engine awake.
+    while engine.next_event().is_some() {}
     if found + engine.poll(core) > 0 {
         node.worked();
         return Ok(());
     }
-    match node.idle() {
-        Idle::Spin => {}
-        Idle::Yield => std::thread::yield_now(),
-        Idle::Sleep => {
-            let ready_to_sleep = node.clients().arm();
-            if ready_to_sleep && node.arm() {
-                node.sleep(SLEEP_MAX, |_, _, _| ())?;
-            }
-            return Ok(());
-        }
-    }
-    node.look(|_, _, _| ())?;
-    Ok(())
+    // By the clock of the round: reading another for each turn of a spin would show.
+    let now = node.core().now();
+    let due = node.clients().next_deadline(now).since(now);
+    Ok(node.rest(BlockEngine::arm, due.min(SLEEP_MAX), |_, _, _| ())?)
 }

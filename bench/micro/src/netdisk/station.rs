@@ -17,8 +17,6 @@ use crate::role::Role;
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// A partner that says nothing for this long is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// Idle turns between two looks at the clock.
-const TURNS_PER_LOOK: u32 = 1 << 12;
 
 /// What the station has heard so far.
 #[derive(Debug, Default)]
@@ -114,20 +112,15 @@ impl Station {
     /// # Errors
     /// The partner died or has been silent for ten seconds.
     pub(crate) fn run_until(&mut self, enough: impl Fn(&Heard) -> bool) -> Result<()> {
-        let (mut idle_turns, mut deadline) = (0_u32, None);
+        // By the endpoint's own clock, which its rounds have read at no further cost.
+        let mut silent_at = self.endpoint.core().now() + SILENCE_MAX;
         while !enough(self.endpoint.clients()) {
-            if self.endpoint.run_once(SLEEP_MAX)? > 0 {
-                (idle_turns, deadline) = (0, None);
-                continue;
-            }
-            idle_turns = idle_turns.wrapping_add(1);
-            // A sleeping endpoint takes few turns, a spinning one millions a second; look at the clock in
-            // both cases.
-            if idle_turns < 16 || idle_turns.is_multiple_of(TURNS_PER_LOOK) {
-                let silent_at = *deadline.get_or_insert_with(|| Instant::now() + SILENCE_MAX);
-                if Instant::now() > silent_at {
-                    bail!("the partner has been silent for {} s", SILENCE_MAX.as_secs());
-                }
+            let found = self.endpoint.run_once(SLEEP_MAX)?;
+            let now = self.endpoint.core().now();
+            if found > 0 {
+                silent_at = now + SILENCE_MAX;
+            } else if now > silent_at {
+                bail!("the partner has been silent for {} s", SILENCE_MAX.as_secs());
             }
         }
         ensure!(self.endpoint.clients().unknown == 0, "the partner died");
