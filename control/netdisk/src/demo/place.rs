@@ -3,7 +3,7 @@
 
 use super::cluster::{NODES, NodeNumber};
 use anyhow::{Context, bail};
-use fixtures_lab::vm::{Lab, LabOptions, Streams, Topology};
+use fixtures_lab::vm::{Lab, LabOptions, Streams, Topology, Way};
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
@@ -110,7 +110,11 @@ pub(super) fn enter(provider: Provider) -> anyhow::Result<Option<ExitCode>> {
     }
     let topology = Topology::new(NODES.len() as u8, RAILS)?;
     let lab = Lab::new(LabOptions { topology, ..LabOptions::default() })?;
-    eprintln!("netdisk demo: in the soft-RoCE laboratory, kernel {}", lab.kernel());
+    let (kernel, way) = (lab.kernel(), lab.way());
+    eprintln!("netdisk demo: in the soft-RoCE laboratory, kernel {kernel}");
+    if way == Way::Tcg {
+        eprintln!("netdisk demo: processor and network are emulated: its times are not those of a device");
+    }
     let mut words: Vec<OsString> = vec![std::env::current_exe()?.into()];
     words.extend(std::env::args_os().skip(1));
     let code = lab.start(&words, Streams::inherited())?.wait()?;

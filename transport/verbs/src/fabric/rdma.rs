@@ -1,13 +1,14 @@
 //! Real devices, through `rdma-sys`. The one place of this crate with `unsafe`.
 //!
-//! `device.rs` finds and opens devices, `queue.rs` makes and drives queues, `background.rs` connects them
-//! where waiting does no harm.
+//! `tables.rs` finds devices, `device.rs` opens them, `queue.rs` makes and drives queues, `background.rs`
+//! connects them where waiting does no harm.
 
 #![allow(unsafe_code, reason = "calls into libibverbs; each is argued where it stands")]
 
 mod background;
 mod device;
 mod queue;
+mod tables;
 
 use crate::fabric::{
     Completion, DeviceEvent, DeviceId, Fabric, FabricFault, Memory, Mtu, Port, PortRefusal, QueueDepth,
@@ -22,6 +23,8 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Instant;
+use tables::Tables;
 use transport_buf::Region;
 
 /// A registration and what it keeps alive.
@@ -39,6 +42,7 @@ pub struct RdmaFabric {
     queues: Vec<Option<Queue>>,
     registrations: Vec<Option<Registration>>,
     background: Background,
+    tables: Tables,
 }
 
 // SAFETY: the pointers inside are to objects of libibverbs, which may be used from any thread, and only
@@ -61,6 +65,7 @@ impl RdmaFabric {
             queues: Vec::new(),
             registrations: Vec::new(),
             background: Background::new()?,
+            tables: Tables::new(),
         })
     }
 
@@ -97,8 +102,8 @@ impl RdmaFabric {
 impl Fabric for RdmaFabric {
     fn port(&mut self, address: IpAddr) -> Result<Port, PortRefusal> {
         let gid = gid_of(address);
-        let Some(place) = device::find(&gid) else {
-            return Err(PortRefusal::NoDevice { address, devices: device::names() });
+        let Some(place) = self.tables.find(&gid, Instant::now()) else {
+            return Err(PortRefusal::NoDevice { address, devices: self.tables.devices() });
         };
         let refused = |source| PortRefusal::Device { device: place.device.clone(), source };
         let device = self.open(&place.device).map_err(refused)?;

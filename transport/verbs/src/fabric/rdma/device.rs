@@ -1,6 +1,7 @@
-//! Devices: found by the kernel's tables of addresses, opened, and heard.
+//! Devices: opened, asked, and heard.
 
-use crate::fabric::{DeviceEvent, DeviceId, Gid};
+use super::tables::entries;
+use crate::fabric::{DeviceEvent, DeviceId};
 use rdma_sys::{
     ___ibv_query_port, ibv_ack_async_event, ibv_ack_cq_events, ibv_alloc_pd, ibv_async_event,
     ibv_close_device, ibv_comp_channel, ibv_context, ibv_cq, ibv_create_comp_channel, ibv_dealloc_pd,
@@ -13,72 +14,15 @@ use std::cell::Cell;
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-/// Where the kernel lists devices, their ports, and the addresses of these.
-const DEVICES: &str = "/sys/class/infiniband";
 /// Where the kernel lists the doors by which programs reach them; a door goes as soon as its device is
 /// removed.
 const DOORS: &str = "/sys/class/infiniband_verbs";
 /// Right to lock any amount of memory: bit of `CapEff`.
 const CAP_IPC_LOCK: u32 = 14;
-
-/// Where an address was found.
-pub(super) struct Place {
-    pub(super) device: String,
-    pub(super) port: u8,
-    pub(super) index: u8,
-}
-
-/// Names of the devices there are.
-pub(super) fn names() -> Vec<String> {
-    let mut names: Vec<String> = entries(Path::new(DEVICES));
-    names.sort();
-    names
-}
-
-fn entries(folder: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-/// The port that carries `gid` as a RoCEv2 address. With several network namespaces on one machine all see
-/// all devices; one whose interface is in this namespace is preferred.
-pub(super) fn find(gid: &Gid) -> Option<Place> {
-    let mut found = None;
-    for device in names() {
-        let ports = Path::new(DEVICES).join(&device).join("ports");
-        for port in entries(&ports) {
-            let folder = ports.join(&port);
-            let Some(number) = port.parse().ok() else { continue };
-            let Some(index) = place_in_table(&folder, gid) else { continue };
-            let here = is_interface_here(&folder, index);
-            let place = Place { device: device.clone(), port: number, index };
-            if here {
-                return Some(place);
-            }
-            found.get_or_insert(place);
-        }
-    }
-    found
-}
-
-fn place_in_table(port: &Path, gid: &Gid) -> Option<u8> {
-    let wanted = Ipv6Addr::from(*gid);
-    entries(&port.join("gids")).into_iter().filter_map(|name| name.parse().ok()).find(|index: &u8| {
-        let read = |folder: &str| std::fs::read_to_string(port.join(folder).join(index.to_string()));
-        let is_it = read("gids").is_ok_and(|text| text.trim().parse() == Ok(wanted));
-        is_it && read("gid_attrs/types").is_ok_and(|text| text.trim() == "RoCE v2")
-    })
-}
-
-fn is_interface_here(port: &Path, index: u8) -> bool {
-    let name = std::fs::read_to_string(port.join("gid_attrs/ndevs").join(index.to_string()));
-    name.is_ok_and(|name| Path::new("/sys/class/net").join(name.trim()).exists())
-}
 
 /// Whether this process may lock memory beyond its limit.
 pub(super) fn may_lock_any() -> bool {
