@@ -1,8 +1,10 @@
 //! What `netdisk status` tells: the node at one moment, as data and as text.
 
 mod changes;
+mod verbs;
 
 pub(crate) use changes::change_text;
+pub use verbs::Verbs;
 
 use crate::distress::Distress;
 use crate::node::Node;
@@ -55,6 +57,9 @@ pub struct Status {
     /// Distress signals that were not believed: forged, or of another cluster.
     #[serde(default)]
     pub distress_refused: u64,
+    /// What its verbs rails have counted, once there was one.
+    #[serde(default)]
+    pub verbs: Option<Verbs>,
     /// All other nodes.
     pub peers: Vec<Peer>,
     /// Disks attached here.
@@ -313,6 +318,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
             budget_bytes: rows.memory_budget_bytes,
         },
         handshakes_refused: transport.handshakes_refused,
+        verbs: transport.verbs.map(Verbs::from),
         distress_refused: node.distress.refused(),
         failovers: failovers.collect(),
         peers: peers(&transport, &reports, &node.distress),
@@ -527,6 +533,9 @@ fn render(status: &Status, out: &mut String) -> std::fmt::Result {
     if status.distress_refused > 0 {
         writeln!(out, "{} distress signals not believed", status.distress_refused)?;
     }
+    if let Some(verbs) = &status.verbs {
+        verbs.render(out)?;
+    }
     render_peers(status, out)?;
     render_disks(status, out)
 }
@@ -547,10 +556,14 @@ fn render_peers(status: &Status, out: &mut String) -> std::fmt::Result {
                 let active = if rail.active { ", carries the data" } else { "" };
                 let round_trip =
                     rail.round_trip_us.map_or_else(String::new, |us| format!(", heartbeat {us} us"));
+                let again = match rail.connections {
+                    0 | 1 => String::new(),
+                    count => format!(", {} times connected again", count - 1),
+                };
                 let (link, number) = (link.link, rail.rail);
                 writeln!(
                     out,
-                    "  link {link} rail {number} {} {}{active}{round_trip}",
+                    "  link {link} rail {number} {} {}{active}{round_trip}{again}",
                     rail.kind, rail.state
                 )?;
             }

@@ -48,6 +48,7 @@ pub use status::{LinkStatus, PeerStatus, RailStatus, TransportStatus};
 pub use transport_proto::session::{SendRefusal, SessionCounters};
 pub use transport_provider::{ListenRefusal, PostRefusal};
 pub use transport_tcp::TcpOptions;
+pub use transport_verbs::Statistics as VerbsStatistics;
 pub use transport_verbs::VerbsOptions;
 pub use transport_verbs::fabric::double as simulated_verbs;
 pub use verbs::HAS_VERBS;

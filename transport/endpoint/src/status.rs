@@ -6,6 +6,7 @@ use core::time::Duration;
 use transport_proto::identity::{CLIENTS_MAX, ClientId, Incarnation, LinkId, NodeId, Path};
 use transport_proto::rail::RailState;
 use transport_proto::session::SessionCounters;
+use transport_verbs::Statistics as VerbsStatistics;
 
 /// The endpoint at one moment.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct TransportStatus {
     pub memory_bytes: usize,
     /// Connections refused because the other end could not prove who it is.
     pub handshakes_refused: u64,
+    /// What the verbs rails have counted, once there was one.
+    pub verbs: Option<VerbsStatistics>,
     /// Peers, in the order of configuration.
     pub peers: Vec<PeerStatus>,
 }
@@ -71,6 +74,7 @@ impl Core {
         TransportStatus {
             memory_bytes: self.providers.memory_bytes() + self.local.region().len(),
             handshakes_refused: self.faults.count,
+            verbs: self.providers.verbs.statistics(),
             peers: (0..self.peers.len()).map(|at| self.peer_status(at)).collect(),
         }
     }

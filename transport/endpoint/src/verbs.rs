@@ -16,7 +16,7 @@ use transport_provider::{
 };
 use transport_verbs::fabric::Fabric;
 use transport_verbs::fabric::double::{DoubleFabric, DoubleNetwork};
-use transport_verbs::{VerbsOptions, VerbsProvider};
+use transport_verbs::{Statistics, VerbsOptions, VerbsProvider};
 
 /// Whether this build can have verbs rails.
 pub const HAS_VERBS: bool = cfg!(feature = "verbs");
@@ -175,6 +175,16 @@ impl VerbsSeat {
 
     pub(crate) fn event(&mut self, token: Token, readable: bool, writable: bool) {
         seated!(self, provider => provider.event(token, readable, writable), else ());
+    }
+
+    /// What the provider has counted; `None` without one.
+    pub(crate) fn statistics(&self) -> Option<Statistics> {
+        match &self.seated {
+            Seated::Nobody => None,
+            Seated::Simulated(provider) => Some(*provider.statistics()),
+            #[cfg(feature = "verbs")]
+            Seated::Real(provider) => Some(*provider.statistics()),
+        }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

@@ -3,7 +3,8 @@
 //!
 //! The driver (host 1, node 2) sends numbered messages, the peer (host 2, node 1) checks each and echoes its
 //! number. Nothing may be lost, repeated, out of order or changed; after each repair the verbs rail must
-//! carry the data again.
+//! carry the data again, which its provider's count of bytes tells; how its pace compares with the one before
+//! is printed, and judged by nobody, since others use the machine too.
 
 // proves: T6 T8 T10 T11
 fn main() {
@@ -32,17 +33,26 @@ mod course {
     const PATIENCE: Duration = Duration::from_secs(60);
     /// Messages that must come through while a fault lasts, and after it.
     const PROGRESS: u64 = 300;
+    /// Bytes of a small message's data.
+    const SMALL: u64 = 48;
+    /// The part of the large messages' bytes that the verbs rail carries at least when it carries them all: a
+    /// window of messages may have been posted before or echoed after.
+    const WHOLE_SHARE_MIN: f64 = 0.5;
     const PEER: NodeId = NodeId(1);
     const DRIVER: NodeId = NodeId(2);
 
-    /// What a message of this number carries.
-    fn content(number: u64) -> Vec<u8> {
-        let length = match number % 10 {
+    /// Bytes of data of this message. All but the small ones are written into the peer's memory.
+    fn length(number: u64) -> u64 {
+        match number % 10 {
             0 => 60_000,
             1..5 => 4096,
-            _ => 48,
-        };
-        (0..length).map(|at| (at as u64 * 31 + number * 17) as u8).collect()
+            _ => SMALL,
+        }
+    }
+
+    /// What a message of this number carries.
+    fn content(number: u64) -> Vec<u8> {
+        (0..length(number)).map(|at| (at * 31 + number * 17) as u8).collect()
     }
 
     #[derive(Default)]
@@ -153,6 +163,13 @@ mod course {
         Command::new("on").arg("h2").arg(program).arg("peer").spawn().expect("the peer starts")
     }
 
+    /// How fast messages come through.
+    struct Pace {
+        per_second: f64,
+        /// Bytes that the verbs rail carried for each byte of the large messages.
+        share: f64,
+    }
+
     struct Driver {
         endpoint: Endpoint<Ear>,
         sent: u64,
@@ -191,6 +208,24 @@ mod course {
             self.until(what, |driver| driver.echoed >= goal);
         }
 
+        /// Data bytes that the verbs rail carried so far.
+        fn carried(&mut self) -> u64 {
+            let counted = self.endpoint.core().status().verbs.unwrap_or_default();
+            counted.bytes_without_copy + counted.bytes_copied
+        }
+
+        /// Load as it is now, over as many messages as a window cannot hide.
+        fn pace(&mut self, what: &str) -> Pace {
+            let (begun, first, carried) = (Instant::now(), self.echoed + 1, self.carried());
+            let goal = self.echoed + 2 * PROGRESS;
+            self.until(what, |driver| driver.echoed >= goal);
+            let large = (first..=self.echoed).map(length).filter(|length| *length > SMALL);
+            Pace {
+                per_second: (self.echoed + 1 - first) as f64 / begun.elapsed().as_secs_f64(),
+                share: (self.carried() - carried) as f64 / large.sum::<u64>() as f64,
+            }
+        }
+
         fn rails(&mut self) -> Vec<(ProviderKind, RailState, bool)> {
             let status = self.endpoint.core().status();
             let rails = status.peers.iter().flat_map(|peer| &peer.links).flat_map(|link| &link.rails);
@@ -204,7 +239,7 @@ mod course {
 
         /// The verbs rail is up and carries data: what it lacks after a repair is traffic to be moved back,
         /// which the other rail's end brings about.
-        fn verbs_carries(&mut self) {
+        fn verbs_carries(&mut self) -> Pace {
             self.until("the verbs rail comes back", |driver| driver.is_up(ProviderKind::Verbs));
             if !self.rails().contains(&(ProviderKind::Verbs, RailState::Up, true)) {
                 self.endpoint.core().cut_rail(PEER, Path { link: LinkId(0), rail: RailId(1) });
@@ -212,14 +247,16 @@ mod course {
             self.until("the verbs rail carries data", |driver| {
                 driver.rails().contains(&(ProviderKind::Verbs, RailState::Up, true))
             });
-            self.goes_on("load on the verbs rail");
+            let pace = self.pace("load on the verbs rail");
+            assert!(pace.share > WHOLE_SHARE_MIN, "the verbs rail carries {:.2} of the data", pace.share);
             self.until("the tcp rail is there too", |driver| driver.is_up(ProviderKind::Tcp));
+            pace
         }
 
         /// A fault under load, and its repair. `fails_over`: the verbs rail cannot outlive it.
         fn strike(&mut self, words: &[&str], fails_over: bool, repair: &[&str]) {
+            let before = self.pace("load before the fault");
             let begun = Instant::now();
-            self.goes_on("load before the fault");
             // In the background: a device may go only once its users have let go of it.
             let mut fault = Command::new("rail").args(words).spawn().expect("`rail` is the laboratory's");
             if fails_over {
@@ -230,8 +267,14 @@ mod course {
             self.goes_on("load while the fault lasts");
             self.until("the fault is through", |_| fault.try_wait().is_ok_and(|ended| ended.is_some()));
             rail(repair);
-            self.verbs_carries();
-            println!("  {}: {:.1} s", words.join(" "), begun.elapsed().as_secs_f64());
+            let after = self.verbs_carries();
+            println!(
+                "  {}: {:.1} s; then {:.2} of the data by verbs, {:.2} times the pace before",
+                words.join(" "),
+                begun.elapsed().as_secs_f64(),
+                after.share,
+                after.per_second / before.per_second
+            );
         }
     }
 
@@ -248,6 +291,7 @@ mod course {
         driver.until("both rails are up", |driver| {
             driver.is_up(ProviderKind::Verbs) && driver.is_up(ProviderKind::Tcp)
         });
+        driver.verbs_carries();
         let mend = ["mend", "h1", "1"];
         driver.strike(&["cut", "h1", "1"], true, &mend);
         driver.strike(&["loss", "h1", "1", "1"], false, &mend);

@@ -76,6 +76,8 @@ pub struct Statistics {
     pub access_faults: u64,
     /// Posts that a queue had no room for although this side's books said so.
     pub queue_overruns: u64,
+    /// Requests that came back undone because their queue had failed.
+    pub flushed: u64,
     /// Connections that ended because the path or the peer did not answer any more.
     pub retries_exceeded: u64,
     /// Connections that ended because the port went down, its address moved, or the device vanished.

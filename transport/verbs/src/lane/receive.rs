@@ -1,7 +1,7 @@
 //! The receiving half of a lane: completions to frames, and the end of a queue.
 
 use super::{CHUNK_BITS, LaneEnd, RECEIVE, SLOT_BYTES, receive_request};
-use crate::fabric::{Completed, Completion, Fabric, FabricFault};
+use crate::fabric::{Completed, Completion, CompletionFault, Fabric, FabricFault};
 use crate::fault::{ProtocolFault, Statistics};
 use crate::lane::Lane;
 use crate::returns::{NOTICE_BYTES, NOTICE_MAGIC, Notice, WANTS_MEMORY};
@@ -53,6 +53,7 @@ impl Lane {
     ) -> usize {
         let mut frames = 0;
         while let Some(completion) = self.next_completion(fabric) {
+            statistics.flushed += u64::from(completion.result == Err(CompletionFault::Flushed));
             if deliver {
                 match self.complete(completion, connection, statistics, sink) {
                     Ok(delivered) => frames += usize::from(delivered),
