@@ -9,6 +9,7 @@ use super::perftest::{PerftestBandwidth, PerftestLatency};
 use crate::netdisk::{Carrier, DiskJob, JobKind, Layout, MessageStream, Waiting};
 use crate::peers::Tool;
 use crate::scenario::Scenario;
+use transport_proto::wire::HEADER_BYTES;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -27,8 +28,9 @@ const BLOCK_JOBS: [(JobKind, u32, [&str; 2]); 4] = [
 /// All rows of this run.
 pub(super) fn scenarios(lengths: Lengths) -> Vec<Scenario> {
     let mut all = vec![
-        latency("verbs/64B/half-round-trip", 64, lengths),
-        latency("verbs/4KiB/half-round-trip", 4 * KIB, lengths),
+        latency("verbs/64B/half-round-trip", 64, 64, lengths),
+        latency("verbs/4KiB/half-round-trip", 4 * KIB, 4 * KIB, lengths),
+        latency("verbs/4KiB/half-round-trip/same-packets", 4 * KIB, 4 * KIB + HEADER_BYTES, lengths),
         bandwidth("verbs/64KiB/stream", 64 * KIB, lengths),
         bandwidth("verbs/1MiB/stream", MIB, lengths),
         two_rails(lengths),
@@ -46,9 +48,10 @@ fn layout(links: u8) -> Layout {
     Layout { carrier: Carrier::Verbs, links, waiting: Waiting::Spinning }
 }
 
-fn latency(id: &'static str, bytes: usize, lengths: Lengths) -> Scenario {
+/// `sent`: bytes that the peer sends for our `bytes`, which travel with a header.
+fn latency(id: &'static str, bytes: usize, sent: usize, lengths: Lengths) -> Scenario {
     let Lengths { cores, budget, messages, .. } = lengths;
-    let peer = PerftestLatency { program: "ib_send_lat", bytes, messages };
+    let peer = PerftestLatency { program: "ib_send_lat", bytes: sent, messages };
     Scenario {
         id,
         title: "message one way (half a round trip), whole stack",
@@ -97,7 +100,7 @@ fn blocks(id: &'static str, fabric: Fabric, kind: JobKind, depth: u32, lengths: 
         1 => (Unit::Nanoseconds, Goal::RatioAtMost { ratio: 1.0 }),
         _ => (Unit::OperationsPerSecond, Goal::RatioAtLeast { ratio: 1.0 }),
     };
-    let layout = layout(1);
+    let layout = Layout { carrier: Carrier::Verbs, links: 1, waiting: Waiting::Yielding };
     let (runtime, warm_up, disk_bytes) = (budget.measure, budget.warm_up, DISK_BYTES);
     Scenario {
         id,

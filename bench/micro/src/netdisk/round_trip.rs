@@ -27,6 +27,7 @@ impl Contender for MessageRoundTrip {
     fn name(&self) -> String {
         let waiting = match self.layout.waiting {
             Waiting::Spinning => "spinning",
+            Waiting::Yielding => "yielding",
             Waiting::Adaptive => "adaptive",
             Waiting::Sleeping => "sleeping",
         };

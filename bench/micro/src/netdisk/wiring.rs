@@ -55,6 +55,9 @@ impl Carrier {
 pub(crate) enum Waiting {
     /// Both have a core of their own and never sleep.
     Spinning,
+    /// Both never sleep, but give their core away between two looks, to whoever carries the messages:
+    /// soft-RoCE is threads of the kernel, and the laboratory has two cores.
+    Yielding,
     /// As a node waits: spin while work comes fast, yield, then sleep.
     Adaptive,
     /// Sleep at once, as a program that only has epoll.
@@ -66,6 +69,7 @@ impl Waiting {
         let default = SpinSettings::default();
         match self {
             Self::Spinning => SpinSettings { yielding: false, forever: true, ..default },
+            Self::Yielding => SpinSettings { forever: true, ..default },
             Self::Adaptive => default,
             Self::Sleeping => SpinSettings { spin_max: Duration::ZERO, ..default },
         }
