@@ -64,6 +64,7 @@ impl Contender for KernelNvme {
 
     fn measure(&mut self) -> Result<Measured> {
         let device = ready(self.fabric)?;
+        let lost_before = connections_lost()?;
         let device = format!("--filename={device}");
         let size = format!("--size={}", self.disk_bytes);
         let common = [device.as_str(), &size, "--direct=1"];
@@ -83,7 +84,11 @@ impl Contender for KernelNvme {
             _ => ("--ioengine=libaio", FioFigure::Iops),
         };
         let job = ["--name=job", mode, "--bs=4k", "--time_based", &runtime, &ramp, &depth, engine];
-        read_figure(&fio(&[&common[..], &job].concat())?, direction, figure)
+        let measured = read_figure(&fio(&[&common[..], &job].concat())?, direction, figure)?;
+        // Ten seconds of silence each: no figure of a peer, and nothing to be better than.
+        let lost = connections_lost()? - lost_before;
+        ensure!(lost == 0, "the kernel's initiator lost its connection {lost} times: soft-RoCE failed it");
+        Ok(measured)
     }
 }
 
@@ -104,6 +109,13 @@ fn ready(fabric: Fabric) -> Result<String> {
         bail!("nvmet over {} cannot be set up ({}): {said}", fabric.word(), output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// How often the kernel's initiators have lost their connection since the guest was started.
+fn connections_lost() -> Result<usize> {
+    let output = Command::new("dmesg").stdin(Stdio::null()).output().context("dmesg cannot be started")?;
+    ensure!(output.status.success(), "dmesg: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).matches("starting error recovery").count())
 }
 
 fn fio(job: &[&str]) -> Result<serde_json::Value> {
