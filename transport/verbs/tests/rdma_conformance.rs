@@ -3,14 +3,21 @@
 
 #![cfg(feature = "rdma")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(unsafe_code, reason = "children, by fork")]
 
 use std::any::Any;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use transport_buf::SlabLayout;
-use transport_provider::conformance::Fixture;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use transport_buf::{Region, SlabLayout};
+use transport_provider::conformance::{self, Fixture};
+use transport_verbs::fabric::Fabric;
 use transport_verbs::fabric::rdma::RdmaFabric;
 use transport_verbs::{VerbsOptions, VerbsProvider};
+
+/// The suite looks at this process's memory, so nothing else happens in it meanwhile.
+static ALONE: Mutex<()> = Mutex::new(());
 
 struct Rdma {
     address: IpAddr,
@@ -56,6 +63,85 @@ impl Fixture for Rdma {
     }
 }
 
+/// Children of this process begin with a copy of its memory. Where that copy is made late, a page that the
+/// device knows may become the child's, and what the parent writes goes by the device (or the other way
+/// round). Registered memory is a shared mapping, or is kept out of children, so neither can be.
+// proves: T8
+#[test]
+fn children_of_this_process_do_not_come_between_it_and_the_device() {
+    let Some(place) = place() else { return };
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut fabric = RdmaFabric::new().unwrap();
+    let port = fabric.port(place.address).unwrap();
+    let region = Arc::new(Region::create(1 << 20).unwrap());
+    let memory = fabric.register(port.device, &region, true).unwrap();
+    let flags = flags_of(region.pointer(0) as usize);
+    assert!(flags.iter().any(|flag| flag == "sh" || flag == "dc"), "neither shared nor kept back: {flags:?}");
+    fabric.deregister(port.device, memory);
+    fabric.close(port.device);
+
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let forker = scope.spawn(|| {
+            let mut children = 0;
+            // One at least, and then as long as there is traffic.
+            while !over.load(Ordering::Acquire) || children == 0 {
+                fork_and_touch();
+                children += 1;
+            }
+            children
+        });
+        {
+            let _ends = Ends(&over);
+            conformance::mixed_traffic_in_both_directions_keeps_its_order(&place);
+            conformance::data_of_every_size_arrives_whole_from_every_kind_of_payload(&place);
+        }
+        eprintln!("  {} children were born and died meanwhile", forker.join().unwrap());
+    });
+}
+
+/// Says so when traffic ends, well or by a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// The kernel's flags of the mapping that begins at or before `address` and holds it.
+fn flags_of(address: usize) -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut holds = false;
+    for line in maps.lines() {
+        let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+        let hexadecimal = |text| usize::from_str_radix(text, 16).ok();
+        if let Some((Some(from), Some(to))) = range.map(|(from, to)| (hexadecimal(from), hexadecimal(to))) {
+            holds = (from..to).contains(&address);
+        } else if holds && let Some(flags) = line.strip_prefix("VmFlags:") {
+            return flags.split_whitespace().map(str::to_owned).collect();
+        }
+    }
+    panic!("no mapping holds {address:#x}");
+}
+
+/// A child that writes to memory it shares with nobody, and ends.
+fn fork_and_touch() {
+    static PRIVATE: [AtomicU8; 1 << 18] = [const { AtomicU8::new(0) }; 1 << 18];
+    // SAFETY: the child only stores to a static and ends, which is allowed whatever other threads were doing.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "no child: {}", std::io::Error::last_os_error());
+    if child == 0 {
+        PRIVATE.iter().step_by(4096).for_each(|byte| byte.store(1, Ordering::Relaxed));
+        // SAFETY: ends the child at once, without what the parent has registered to be done at an exit.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was made above; the pointer is to a local.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert!(waited == child && status == 0, "the child ended with {status:#x}");
+}
+
 /// The suite, as one test: in the machine where it runs a test more costs more than a rule more.
 macro_rules! rules {
     ($($rule:ident)*) => {
@@ -63,9 +149,10 @@ macro_rules! rules {
         #[test]
         fn the_conformance_suite_passes_on_real_devices() {
             let Some(place) = place() else { return };
+            let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
             $(
                 eprintln!("  {}", stringify!($rule));
-                transport_provider::conformance::$rule(&place);
+                conformance::$rule(&place);
             )*
         }
     };
