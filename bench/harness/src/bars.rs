@@ -14,7 +14,7 @@ use embedded_graphics::text::{Baseline, Text};
 
 use crate::{Goal, Report, Row, Verdict};
 
-const WIDTH_PX: u32 = 1180;
+const WIDTH_PX: u32 = 1240;
 const MARGIN_PX: i32 = 16;
 const HEAD_PX: i32 = 84;
 const ROW_PX: i32 = 54;
@@ -23,7 +23,7 @@ const BAR_PX: u32 = 16;
 const BARS_X: i32 = 270;
 const BARS_PX: f64 = 330.0;
 /// Where the verdict stands.
-const VERDICT_X: i32 = 900;
+const VERDICT_X: i32 = 960;
 
 const INK: Rgb888 = Rgb888::new(30, 30, 30);
 const FAINT: Rgb888 = Rgb888::new(110, 110, 110);
@@ -83,17 +83,22 @@ impl Canvas {
             (row.ours_figure, &row.ours, OURS, y),
             (row.limit_figure, &row.limit, PEER, y + BAR_PX as i32 + 2),
         ];
+        let mark = match (row.limit_figure, row.goal) {
+            (Some(limit), Goal::RatioAtMost { ratio } | Goal::RatioAtLeast { ratio }) => {
+                Some((limit * ratio / longest * BARS_PX).min(BARS_PX * 1.2))
+            }
+            _ => None,
+        };
         for (figure, name, colour, y) in sides {
             let Some(figure) = figure.filter(|figure| *figure > 0.0) else { continue };
             let length = (figure / longest * BARS_PX).max(1.0);
             self.bar(BARS_X, y, length as u32, BAR_PX, colour);
             let label = format!("{} {name}", row.unit.show(figure));
-            self.text(BARS_X + length as i32 + 8, y + 2, &FONT_8X13, INK, &label);
+            // Behind the goal's mark too, which would cross it.
+            let end = mark.map_or(length, |mark| length.max(mark));
+            self.text(BARS_X + end as i32 + 8, y + 2, &FONT_8X13, INK, &label);
         }
-        if let (Some(limit), Goal::RatioAtMost { ratio } | Goal::RatioAtLeast { ratio }) =
-            (row.limit_figure, row.goal)
-        {
-            let at = (limit * ratio / longest * BARS_PX).min(BARS_PX * 1.2);
+        if let Some(at) = mark {
             self.bar(BARS_X + at as i32 - 1, y - 4, 3, 2 * BAR_PX + 10, GOAL);
         }
         let (word, colour) = match &row.verdict {

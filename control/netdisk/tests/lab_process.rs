@@ -110,3 +110,36 @@ fn a_machine_whose_own_kernel_has_soft_roce_needs_no_guest_and_is_left_as_it_was
     assert_eq!(rest, "/run/netns:\nh1\n\n/sys/class/infiniband:\nh1\n", "{err}");
     assert!(err.contains("still running after 3 s") && err.contains("another laboratory is here"), "{err}");
 }
+
+/// The shortest form that there is: one row, one pair of turns.
+// proves: F1
+#[cfg(feature = "verbs")]
+#[test]
+fn the_laboratory_measures_a_row_and_draws_it() {
+    if !has_lab() {
+        return;
+    }
+    let folder = Folder::new();
+    let picture = folder.join("bench.png");
+    let row = ["--quick", "--pairs", "1", "--only", "verbs/64B", "--json", "--plot"];
+    let ran = netdisk().args(["lab", "bench"]).args(row).arg(&picture).output().expect("netdisk starts");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    let report: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("JSON, and nothing else");
+    let rows = report["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 1, "{report}");
+    assert_eq!(rows[0]["scenario"], "verbs/64B/half-round-trip");
+    // perftest may be missing here; then the row says so, and there is no ratio.
+    assert!(rows[0]["ratio"].is_number() || said.contains("SKIPPED"), "{report}");
+    assert!(said.contains("verbs/64B/half-round-trip"), "the table is for a person: {said}");
+    let picture = std::fs::read(&picture).expect("the picture, written from within");
+    assert!(picture.starts_with(b"\x89PNG"), "{} bytes that are no picture", picture.len());
+}
+
+#[cfg(not(feature = "verbs"))]
+#[test]
+fn a_build_without_verbs_says_how_to_get_one_that_measures() {
+    let refused = lab(&["bench", "--quick"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("--features verbs -- lab bench"), "{said}");
+}
