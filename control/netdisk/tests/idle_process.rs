@@ -64,5 +64,5 @@ fn status_of_a_node_that_does_not_run_says_what_to_do() {
     let cluster = Cluster::prepare(NETDISK, ClusterPlan::default());
     let socket = cluster.admin_socket(1).display().to_string();
     let said = cluster.netdisk(&["status", "--socket", &socket]).expect_refusal();
-    assert!(said.contains(&socket) && said.contains("is the node running"), "{said}");
+    assert!(said.contains(&socket) && said.contains("is it running"), "{said}");
 }
