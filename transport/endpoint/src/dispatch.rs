@@ -146,7 +146,8 @@ fn receive(core: &mut Core, at: usize, header: &FrameHeader) -> Result<Receipt, 
     Ok(receipt)
 }
 
-/// A frame whose data found no memory: what it says besides counts, its message is asked for again.
+/// A frame whose data found no memory: what it says besides counts, its message is asked for again. What
+/// waits behind it gives its memory up.
 #[cold]
 fn shed(core: &mut Core, wire: Wire, header: &FrameHeader) {
     let Some(at) = core.speaker(wire) else { return };
@@ -158,9 +159,12 @@ fn shed(core: &mut Core, wire: Wire, header: &FrameHeader) {
         Err(FrameDrop::Overrun) => return fault(core, wire),
         Err(_) => return,
     }
-    let session = &mut core.peers[at].session;
+    let Core { peers, providers, now, .. } = core;
+    let session = &mut peers[at].session;
     let replays = header.flags & FLAG_REPLAY != 0 && session.replay(client) > 0;
-    session.shed(core.now, client, sequence);
+    session.shed(*now, client, sequence);
+    let pool = providers.tcp.receive_region();
+    session.shed_held(client, |waiting| waiting.holds_chunk_of(pool));
     if replays {
         core.pump(at);
     }
@@ -215,7 +219,10 @@ fn whole<C: Clients>(
 ) {
     let now = core.now;
     let session = &mut core.peers[at].session;
-    if wire.kind == ProviderKind::Tcp && matches!(data, Arrived::Chunk(_)) && session.has_gap(client) {
+    if wire.kind == ProviderKind::Tcp
+        && matches!(data, Arrived::Chunk(_))
+        && session.waits_behind_gap(client, sequence)
+    {
         // It would hold memory that those before it need.
         return session.shed(now, client, sequence);
     }

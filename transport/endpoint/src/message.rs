@@ -3,7 +3,7 @@
 use crate::client::Tag;
 use crate::lease::LeasedBytes;
 use std::sync::Arc;
-use transport_buf::{Chunk, SharedChunk};
+use transport_buf::{Chunk, Region, SharedChunk};
 use transport_proto::identity::Path;
 use transport_provider::{INLINE_BYTES_MAX, InlineBytes, Payload};
 
@@ -203,6 +203,11 @@ impl Waiting {
     /// Sets the control part (the first fragment of a striped message brings it).
     pub(crate) fn set_control(&mut self, control: &[u8]) {
         self.control = InlineBytes::new(control);
+    }
+
+    /// Whether its data lie in a chunk of `region`.
+    pub(crate) fn holds_chunk_of(&self, region: &Arc<Region>) -> bool {
+        matches!(&self.data, LeasedBytes::Chunk(chunk) if Arc::ptr_eq(chunk.region(), region))
     }
 
     /// Control part and data.

@@ -360,6 +360,21 @@ impl<H> ReceiveWindow<H> {
         Some(message)
     }
 
+    /// Drops the whole messages that wait for earlier ones and that `drops` names: they will come again.
+    /// Returns the last of them.
+    pub fn evict(&mut self, mut drops: impl FnMut(&H) -> bool) -> Option<Sequence> {
+        let mut last = None;
+        for sequence in self.expected..=self.credit() {
+            let place = &mut self.ring[sequence as usize % WINDOW];
+            if matches!(place, Place::Whole(message) if drops(message)) {
+                *place = Place::Vacant;
+                self.held -= 1;
+                last = Some(Sequence(sequence));
+            }
+        }
+        last
+    }
+
     /// Looks up where a fragment belongs.
     pub fn place_fragment(&self, sequence: Sequence, index: u16, count: u16) -> FragmentPlace {
         if sequence.0 < self.expected {

@@ -15,8 +15,9 @@ use crate::table::{Slot, Table};
 use crate::writer::{COPIED_BYTES_MAX, Held};
 use mio::{Registry, Token};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use transport_buf::{Chunk, RegionError, Slab, SlabRefusal};
+use transport_buf::{Chunk, Region, RegionError, Slab, SlabRefusal};
 use transport_proto::time::Time;
 use transport_proto::wire::{DATA_BYTES_MAX, FrameHeader};
 use transport_provider::listeners::Listeners;
@@ -91,6 +92,11 @@ impl TcpProvider {
             self.shedding &= !(1 << client);
         }
         room
+    }
+
+    /// The memory for what comes in.
+    pub fn receive_region(&self) -> &Arc<Region> {
+        self.receive.region()
     }
 
     /// What peers did wrong so far.
