@@ -9,7 +9,8 @@
 //! - a leader tells others that an entry is committed only once it is durable here
 //!   ([`LogStore::durable_part`]);
 //! - a vote is durable before `save_vote` returns, and with it all that was appended before;
-//! - a snapshot is installed only after [`LogStore::settle`].
+//! - a snapshot is installed only after [`LogStore::settle`];
+//! - a leader that starts anew does not lead on in its old term ([`LogStore::step_down`]).
 //!
 //! Hence an entry is committed, as far as anyone can see, only when a majority that includes the leader has
 //! it on disk. A leader writes while its followers write, and all that is proposed during one fsync shares
@@ -26,6 +27,7 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use transport_proto::identity::NodeId;
 
 use crate::codec;
 use crate::flavour::{Entry, Flavour, LogId, StorageError, Vote};
@@ -229,6 +231,19 @@ impl LogStore {
     pub(crate) fn is_new(&self) -> bool {
         let log = self.shared.log.lock();
         log.vote.is_none() && log.purged.is_none() && log.entries.is_empty()
+    }
+
+    /// At the start: a node that led when it ended leads no more. What it sent before it was durable here may
+    /// stand in the logs of others and not in its own; in the same term it would give other entries the same
+    /// ids, and nobody could tell them apart.
+    pub(crate) fn step_down(&self, node: NodeId) {
+        let node = u64::from(node.0);
+        let mut log = self.shared.log.lock();
+        if let Some(vote) = &mut log.vote
+            && vote.leader_id().voted_for() == Some(node)
+        {
+            *vote = Vote::new(vote.leader_id().term, node);
+        }
     }
 
     fn flush(&self) -> Result<(), StorageError> {

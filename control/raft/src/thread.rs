@@ -91,6 +91,7 @@ pub(crate) fn start_on<M: Machine>(
     wake: impl Fn() + Send + Sync + 'static,
 ) -> Result<Running, StartFault> {
     let config = config(&options)?;
+    log.step_down(options.node);
     let file = SnapshotFile::new(&options.folder, options.stamp);
     let (applied_sender, applied) = watch::channel(0);
     let machine = MachineStore::open(machine, file, log.clone(), applied_sender)?;

@@ -31,6 +31,24 @@ fn the_others_go_on_when_the_leader_stops_and_nothing_acknowledged_is_lost() {
     cluster.assert_same_history();
 }
 
+// proves: C1
+#[test]
+fn a_leader_that_starts_anew_does_not_lead_on_in_its_old_term() {
+    for voters in [&[1][..], &[1, 2, 3]] {
+        let mut cluster = Cluster::of(voters);
+        let leader = cluster.leader();
+        cluster.write(leader, b"before");
+        let term = cluster.state(leader).term;
+        // Together, so that no other takes over meanwhile.
+        voters.iter().for_each(|voter| cluster.stop(*voter));
+        voters.iter().for_each(|voter| cluster.start(*voter));
+        let next = cluster.leader();
+        assert!(cluster.state(next).term > term, "it would give the same ids to other entries");
+        cluster.write(next, b"after");
+        assert_eq!(cluster.commands(next), [&b"before"[..], b"after"]);
+    }
+}
+
 // proves: C6
 #[test]
 fn without_a_majority_nobody_leads_and_nothing_is_changed() {
