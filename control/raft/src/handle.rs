@@ -164,6 +164,7 @@ pub(crate) enum Order {
     Members { ticket: Ticket, voters: BTreeSet<NodeId>, learners: BTreeSet<NodeId> },
     Receive { from: NodeId, incarnation: Incarnation, control: Vec<u8>, data: Vec<u8> },
     Reachable { node: NodeId, reachable: bool },
+    Ended { node: NodeId },
     Snapshot,
 }
 
@@ -252,6 +253,13 @@ impl Handle {
         self.post.set_reachable(node, reachable);
         // Only hurries those who wait for it; they look again by themselves.
         let _ = self.orders.try_send(Order::Reachable { node, reachable });
+    }
+
+    /// This node is known to lead no more, since it said so itself. If it is the leader, the voters elect
+    /// another one at once, without waiting until its lease is over. To be called on all of them.
+    pub fn peer_ended(&self, node: NodeId) {
+        // Lost, the election comes when the lease is over.
+        let _ = self.orders.try_send(Order::Ended { node });
     }
 
     /// Takes a snapshot now, and cuts the log short. Otherwise it happens by itself, see

@@ -237,6 +237,38 @@ pub(crate) async fn serve_barriers(raft: Raft<Flavour>, mut waiting: mpsc::Recei
     }
 }
 
+/// Between two voters that want to succeed a leader: time for the votes of the one before to be written.
+const SUCCESSION_STEP: Duration = Duration::from_millis(15);
+/// Rounds in which all of them have tried; then openraft's own time-outs have their turn.
+const SUCCESSION_ROUNDS: u32 = 4;
+
+impl Service {
+    /// Elects a leader in place of one that has ended, without waiting for its lease.
+    ///
+    /// A follower refuses its vote until then, unless it is a candidate itself. So each becomes one, in order
+    /// of their ids: the last of a majority gets the votes of those before it. Who has fewer entries than
+    /// they have gets none, hence several rounds.
+    pub(crate) async fn succeed(self: Arc<Self>, ended: NodeId) {
+        let voters = self.post.state().voters;
+        let others = voters.iter().filter(|voter| **voter != ended);
+        let (count, rank) =
+            (others.clone().count() as u32, others.take_while(|voter| **voter < self.me()).count());
+        if ended == self.me() || !voters.contains(&self.me()) {
+            return;
+        }
+        let begun = Instant::now();
+        for turn in 0..SUCCESSION_ROUNDS {
+            let at = begun + SUCCESSION_STEP * (turn * (count + 1) + rank as u32);
+            tokio::time::sleep_until(at).await;
+            // Of the last leader that is known: a candidate knows of none.
+            if self.leadership().leader.is_some_and(|leader| leader != ended) {
+                return;
+            }
+            let _ = self.raft.trigger().elect().await;
+        }
+    }
+}
+
 /// How long the leader waits for a node that is to vote to catch up, counted in requests.
 pub(crate) const CATCH_UP_REQUESTS: u32 = 2;
 

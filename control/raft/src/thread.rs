@@ -303,6 +303,9 @@ impl RaftThread {
             Order::Reachable { node, reachable } => {
                 tracing::debug!(%node, reachable, "raft");
             }
+            Order::Ended { node } => {
+                tokio::spawn(service.succeed(node));
+            }
             Order::Snapshot => {
                 tokio::spawn(async move { service.raft.trigger().snapshot().await });
             }

@@ -49,6 +49,43 @@ fn a_leader_that_starts_anew_does_not_lead_on_in_its_old_term() {
     }
 }
 
+/// With time-outs longer than any test: whoever is elected is elected for the word alone.
+// proves: D4
+#[test]
+fn a_leader_that_said_its_end_is_succeeded_without_waiting_for_its_lease() {
+    for voters in [&[1, 2, 3][..], &[1, 2, 3, 4, 5]] {
+        let mut cluster = Cluster::adjusted(voters, |options| {
+            options.timing.election_min = std::time::Duration::from_secs(3600);
+            options.timing.election_max = std::time::Duration::from_secs(7200);
+        });
+        let first = cluster.leader();
+        assert_eq!(first, 1, "the first voter begins the cluster, the others would wait for hours");
+        cluster.write(first, b"before");
+        voters.iter().for_each(|voter| cluster.await_commands(*voter, 1));
+        let term = cluster.state(first).term;
+        cluster.stop(first);
+        for (node, there) in &cluster.nodes {
+            assert_eq!(there.running.handle.state().leader, Some(NodeId(first)), "{node} trusts it still");
+            there.running.handle.peer_ended(NodeId(first));
+        }
+        let next = cluster.leader();
+        assert!(cluster.state(next).term > term);
+        cluster.write(next, b"after");
+
+        // Nothing is taken from one that leads, for the word of another.
+        cluster.until(|cluster| {
+            let leaders = cluster.nodes.values().map(|there| there.running.handle.state().leader);
+            leaders.into_iter().all(|leader| leader == Some(NodeId(next))).then_some(())
+        });
+        let term = cluster.state(next).term;
+        for there in cluster.nodes.values() {
+            there.running.handle.peer_ended(NodeId(first));
+        }
+        cluster.write(next, b"later");
+        assert_eq!((cluster.leader(), cluster.state(next).term), (next, term));
+    }
+}
+
 // proves: C6
 #[test]
 fn without_a_majority_nobody_leads_and_nothing_is_changed() {
