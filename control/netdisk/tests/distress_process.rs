@@ -14,6 +14,7 @@ use std::net::UdpSocket;
 use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::time::Duration;
 use transport_proto::cluster_key::ClusterKey;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 
@@ -87,15 +88,19 @@ fn a_fatal_signal_moves_the_duties_without_waiting_for_silence() {
 // proves: D2 D3 D4 D5
 #[test]
 fn a_panic_of_any_thread_is_told_and_ends_the_node() {
-    let mut cluster = cluster();
+    // Not patient: a node that finds itself removed would join again soon.
+    let mut cluster = Cluster::start(NETDISK, ClusterPlan::default());
     cluster.stop_node(1);
     cluster.start_node_by(1, child_command(&cluster));
     cluster.until_whole();
+    let joins = |cluster: &Cluster| cluster.log(FAR).matches("joined anew").count();
     let panics = |cluster: &mut Cluster| {
+        let before = joins(cluster);
         cluster.node(1).signal(Kill::USR1);
         let status = cluster.end_of_node(1);
         assert_eq!(status.signal(), Some(Kill::ABORT.as_raw()), "{status}");
         assert!(cluster.log(1).contains("the test asked for it"), "the message is printed too");
+        assert_eq!(joins(cluster), before, "it joined again after its last word");
     };
     is_taken_over(&mut cluster, BLOCKS, panics, "panic");
 }
@@ -224,6 +229,8 @@ fn a_forged_or_replayed_signal_has_no_effect_on_running_nodes() {
 // --- a node inside this binary, told to panic ---
 
 const CHILD: &str = "NETDISK_DISTRESS_CHILD";
+/// From the word of a panic to the end of the process; time enough to join again.
+const SLOW_PRINT: Duration = Duration::from_secs(2);
 
 /// This test binary as node 1.
 fn child_command(cluster: &Cluster) -> Command {
@@ -243,6 +250,13 @@ fn the_node_that_panics_when_it_is_told() {
     options.socket = Some(word("--socket").into());
     let mut signals = Signals::new([SIGUSR1]).unwrap();
     let node = Node::start(options).unwrap();
+    // A backtrace of a large program on a busy machine: the node must not do anything of its own meanwhile.
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |what| {
+        print(what);
+        // SLEEP: stands for the time that printing takes; what must not happen in it has no event.
+        std::thread::sleep(SLOW_PRINT);
+    }));
     node.speak_for_process().unwrap();
     std::thread::spawn(move || {
         signals.forever().next();

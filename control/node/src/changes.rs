@@ -168,6 +168,14 @@ impl Node {
             let listed: Vec<u16> = members.iter().map(|node| node.0).collect();
             tracing::info!(number = view.epoch.0, members = ?listed, "members");
             clients.engine.members(&members);
+            let leads_no_more = |leader: &NodeId| {
+                !members.contains(leader) && departed.iter().any(|(gone, _)| gone == leader)
+            };
+            if let Some(consensus) = &clients.consensus
+                && let Some(leader) = consensus.state().leader.filter(leads_no_more)
+            {
+                consensus.ended(leader);
+            }
         }
         // A life that is not in serves nothing and asks nobody, whatever one before it did.
         if is_member {

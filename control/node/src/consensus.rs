@@ -236,6 +236,11 @@ impl Consensus {
         }
     }
 
+    /// A node has ended by its own word, or is no member any more: if it led, another one is elected at once.
+    pub(crate) fn ended(&self, node: NodeId) {
+        self.handle.peer_ended(node);
+    }
+
     /// Sends what the log wants to send. Returns how much that was.
     #[inline]
     pub(crate) fn poll(&mut self, core: &mut Core) -> usize {

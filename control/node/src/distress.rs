@@ -36,6 +36,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use transport_buf::last_words::{Destination, LEVELS, LastWords, LastWordsRefusal, Mouth, Phrase};
 use transport_endpoint::VerdictBoard;
 use transport_proto::cluster_key::ClusterKey;
@@ -83,6 +84,8 @@ pub(crate) struct Distress {
     board: Arc<VerdictBoard>,
     /// The tombstone's file.
     mark: File,
+    /// A thread has panicked.
+    doomed: Arc<AtomicBool>,
     pub(crate) alarm: Alarm,
 }
 
@@ -105,7 +108,8 @@ impl Distress {
         board.watch_notices(Box::new(move |bytes| Signal::open(&checked, bytes).is_ok()));
         let alarm = Alarm::start(mouth.clone(), wake).map_err(DistressRefusal::System)?;
         let watch = DistressWatch::new(key.clone(), me.node, &configured);
-        Ok(Distress { key: key.clone(), speaker, mouth, watch, board, mark, alarm })
+        let doomed = Arc::default();
+        Ok(Distress { key: key.clone(), speaker, mouth, watch, board, mark, doomed, alarm })
     }
 
     /// Says it at once.
@@ -163,6 +167,8 @@ impl Distress {
                     return Some(ending);
                 }
                 Err(DistressFault::Repeated | DistressFault::Ahead { .. }) => {}
+                // Its own words, passed on by others.
+                Err(DistressFault::Stranger { node }) if node == self.speaker.member.node => {}
                 Err(fault) => tracing::warn!("{fault}"),
             }
         }

@@ -93,6 +93,8 @@ pub struct Node {
     pub(crate) stop: Arc<AtomicBool>,
     stopping: Option<Instant>,
     leaving: Option<Instant>,
+    /// The members go on without it, as it asked.
+    has_left: bool,
     rounds: u32,
 }
 
@@ -144,6 +146,7 @@ impl Node {
             stop: Arc::new(AtomicBool::new(false)),
             stopping: None,
             leaving: None,
+            has_left: false,
             rounds: 0,
         }
     }
@@ -190,6 +193,7 @@ impl Node {
             self.rounds = self.rounds.wrapping_add(1);
             let control_is_due = found == 0 || self.rounds.is_multiple_of(ROUNDS_PER_CONTROL);
             if control_is_due && let Some(ended) = self.control() {
+                self.distress.await_doom();
                 return Ok(ended);
             }
             if found > 0 {
@@ -301,6 +305,9 @@ impl Node {
             Some(Reason::PlannedStop) => self.stop.store(true, Ordering::Relaxed),
             Some(reason) => self.give_up(reason),
             None => {}
+        }
+        if self.distress.is_doomed() {
+            self.give_up(Reason::Panic);
         }
         if self.giving_up.is_some() { self.give_up_step() } else { self.stop_step() }
     }
@@ -424,7 +431,7 @@ impl Node {
             Decision::Left if self.giving_up.is_some() => {}
             Decision::Left => {
                 tracing::info!("left the cluster");
-                return Some(Ended::Stopped);
+                self.has_left = true;
             }
         }
         None
@@ -525,11 +532,14 @@ impl Node {
         if self.departing {
             return self.depart_step(leaving);
         }
-        if self.is_drained() {
+        let drained = self.is_drained();
+        if drained {
+            // Also when it has left already: as leader of the log it may be the only one to know.
             self.distress.say_fenced(Reason::PlannedStop);
         }
         let lonely = self.members().count() <= 1 || !self.has_quorum;
-        (lonely || leaving.elapsed() > LEAVE_TIME_MAX).then_some(Ended::Stopped)
+        let ends = lonely || (self.has_left && drained) || leaving.elapsed() > LEAVE_TIME_MAX;
+        ends.then_some(Ended::Stopped)
     }
 }
 

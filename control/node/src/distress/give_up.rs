@@ -58,6 +58,10 @@ impl Node {
         let Ending { member, level, reason, text, at_once } = ending;
         tracing::warn!(node = member.node.0, %level, %reason, text, at_once, "a peer says that it ends");
         let (core, clients) = self.station.endpoint.parts();
+        if *at_once && let Some(consensus) = &clients.consensus {
+            // Who takes over has to be agreed, which takes a leader (SPEC D4).
+            consensus.ended(member.node);
+        }
         // One that stops in good order may come back as it likes; of one that fails a tombstone stays.
         if reason.may_return() {
             let input = if *at_once { Input::Ended(*member) } else { Input::Ending(*member) };
