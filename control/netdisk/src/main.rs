@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod change;
 mod cluster;
 mod cut;
@@ -65,6 +66,8 @@ enum Command {
     Nbd(table::nbd::Arguments),
     /// See changes that nodes stand still for; let one go on, or give it up.
     Change(reconfigure::Arguments),
+    /// Measure netdisk on this machine.
+    Bench(bench::Arguments),
     /// Run simulated clusters under faults and judge them.
     Sim(sim::Arguments),
     /// Run any program under soft-RoCE, on any Linux machine.
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Permission(arguments) => table::permission::run(&arguments),
         Command::Nbd(arguments) => table::nbd::run(&arguments),
         Command::Change(arguments) => reconfigure::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Lab(arguments) => lab::run(arguments),
         Command::LabBench(arguments) => lab::measure_in_guest(&arguments),

@@ -4,7 +4,7 @@ use super::folder::Folders;
 use super::interrupt::Interrupt;
 use super::place::Place;
 use crate::table::disk::uuid;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use blockdev_store::{NewDisk, create};
 use control_node::admin::{Request, ask};
 use control_node::report::Status;
@@ -70,6 +70,7 @@ struct NodeProcess {
 pub(super) struct Cluster {
     nodes: Vec<NodeProcess>,
     nbd: [PathBuf; 3],
+    config: PathBuf,
 }
 
 impl Drop for Cluster {
@@ -97,7 +98,7 @@ impl Cluster {
         let nbd = NODES.map(|node| folders.socket(&format!("nbd-{}.sock", node.letter())));
         let config = folders.file("cluster.toml");
         std::fs::write(&config, configuration(place, &disk, disk_bytes, &nbd)?)?;
-        let mut cluster = Cluster { nodes: Vec::new(), nbd };
+        let mut cluster = Cluster { nodes: Vec::new(), nbd, config: config.clone() };
         for node in NODES {
             cluster.nodes.push(NodeProcess::start(node, place, folders, &config)?);
         }
@@ -159,6 +160,44 @@ impl Cluster {
         process.child.kill().context("cannot kill a node")?;
         process.ended = Some(process.child.wait()?);
         Ok(())
+    }
+
+    /// Sends a node a signal.
+    pub(super) fn signal(&self, node: NodeNumber, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(self.nodes[node.index()].child.id() as i32).context("a process has an id")?;
+        kill_process(pid, signal).context("cannot signal a node")
+    }
+
+    /// Waits for the end of a node that is to end.
+    pub(super) fn await_end(&mut self, node: NodeNumber, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let deadline = Instant::now() + WAIT_MAX;
+        let process = &mut self.nodes[node.index()];
+        while process.ended.is_none() {
+            interrupt.check()?;
+            process.ended = process.child.try_wait()?;
+            if process.ended.is_none() {
+                ensure!(Instant::now() < deadline, "node {} does not end", node.letter());
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a node that has ended, in its place.
+    pub(super) fn restart(
+        &mut self,
+        node: NodeNumber,
+        place: &Place,
+        folders: &Folders,
+    ) -> anyhow::Result<()> {
+        ensure!(self.nodes[node.index()].ended.is_some(), "node {} runs", node.letter());
+        self.nodes[node.index()] = NodeProcess::start(node, place, folders, &self.config)?;
+        Ok(())
+    }
+
+    /// The admin socket of a node.
+    pub(super) fn admin_socket(&self, node: NodeNumber) -> &Path {
+        &self.nodes[node.index()].socket
     }
 
     /// Asks all nodes that run to stop, by SIGTERM, and waits for them. Complaints about those that end
@@ -223,7 +262,7 @@ impl NodeProcess {
         folders: &Folders,
         config: &Path,
     ) -> anyhow::Result<NodeProcess> {
-        let name = format!("node-{}", node.letter());
+        let name = state_folder(node);
         let log = folders.file(&format!("{name}.log"));
         let socket = folders.socket(&format!("{name}.sock"));
         let child = place
@@ -241,11 +280,17 @@ impl NodeProcess {
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(&log)?)
+            // Of a node that is started again, all lives.
+            .stderr(File::options().create(true).append(true).open(&log)?)
             .spawn()
             .with_context(|| format!("cannot start node {}", node.letter()))?;
         Ok(NodeProcess { child, log, socket, ended: None })
     }
+}
+
+/// Name of a node's state folder.
+pub(super) fn state_folder(node: NodeNumber) -> String {
+    format!("node-{}", node.letter())
 }
 
 /// All rails of a node to its peers that are up, and all that there are.

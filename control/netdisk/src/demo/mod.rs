@@ -13,6 +13,7 @@
 mod client;
 mod cluster;
 mod director;
+pub(crate) mod failover;
 mod faults;
 mod folder;
 mod history;
@@ -26,6 +27,7 @@ mod place;
 mod read_back;
 mod stamp;
 mod ustar;
+mod watched_load;
 mod workload;
 
 use folder::Folders;
