@@ -7,6 +7,7 @@ use control_proto::view::Member;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use transport_buf::last_words::MARK_BYTES_MAX;
 use transport_proto::identity::{Incarnation, NodeId};
@@ -111,10 +112,14 @@ impl Tombstone {
     }
 }
 
+/// What an unmarked file holds: as many bytes as a mark, so that marking it takes no room on a disk that may
+/// be full by then.
+const BLANK: [u8; MARK_BYTES_MAX] = [b'\n'; MARK_BYTES_MAX];
+
 fn read(path: &Path, file: &mut File) -> Result<Option<Tombstone>, TombstoneRefusal> {
     let mut bytes = Vec::new();
     file.take(4096).read_to_end(&mut bytes).map_err(|error| TombstoneRefusal::System(path.into(), error))?;
-    if bytes.is_empty() {
+    if bytes.is_empty() || bytes == BLANK {
         return Ok(None);
     }
     let stone = core::str::from_utf8(&bytes).ok().and_then(Tombstone::decode);
@@ -129,11 +134,18 @@ fn at(folder: &Path) -> PathBuf {
 pub(crate) fn open(folder: &Path) -> Result<File, TombstoneRefusal> {
     let path = at(folder);
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = opened.map_err(|error| TombstoneRefusal::System(path.clone(), error))?;
-    match read(&path, &mut file)? {
-        None => Ok(file),
-        Some(stone) => Err(TombstoneRefusal::Stands(path, stone)),
+    let refused = |error| TombstoneRefusal::System(path.clone(), error);
+    let mut file = opened.map_err(refused)?;
+    if let Some(stone) = read(&path, &mut file)? {
+        return Err(TombstoneRefusal::Stands(path, stone));
     }
+    blank(&file).map_err(refused)?;
+    Ok(file)
+}
+
+fn blank(file: &File) -> io::Result<()> {
+    file.write_all_at(&BLANK, 0)?;
+    file.sync_all()
 }
 
 /// Clears the tombstone in a state folder; returns what it was, if there was one.
@@ -145,8 +157,7 @@ pub fn clear(folder: &Path) -> Result<Option<Tombstone>, TombstoneRefusal> {
         opened => opened.map_err(refused)?,
     };
     let stone = read(&path, &mut file)?;
-    file.set_len(0).map_err(refused)?;
-    file.sync_all().map_err(refused)?;
+    blank(&file).map_err(refused)?;
     Ok(stone)
 }
 
@@ -155,7 +166,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
     use super::*;
-    use std::os::unix::fs::FileExt;
 
     // proves: D5
     #[test]
@@ -163,6 +173,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("netdisk-tombstone-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         assert_eq!(clear(&folder).unwrap(), None);
+        let length = open(&folder).unwrap().metadata().unwrap().len();
+        assert_eq!(length as usize, MARK_BYTES_MAX, "a mark needs room that is there already");
         let life = Member { node: NodeId(3), incarnation: Incarnation(u64::MAX) };
         for reason in Reason::all() {
             let file = open(&folder).unwrap();
