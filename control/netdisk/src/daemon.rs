@@ -48,7 +48,15 @@ impl Daemon {
 
 impl Cluster for Daemon {
     fn database(&mut self) -> anyhow::Result<Database> {
-        let answer = request(&self.socket, &Request::Database { fresh: true })?;
+        let mut answer = ask_node(&self.socket, &Request::Database { fresh: true })?;
+        if answer.get("no_leader").is_some() {
+            // What is there can be looked at; whoever wants to change it hears it once more.
+            eprintln!("netdisk: no majority answers; this is what the node asked knows");
+            answer = ask_node(&self.socket, &Request::Database { fresh: false })?;
+        }
+        if let Some(why) = answer.get("error").and_then(Value::as_str) {
+            bail!("{why}");
+        }
         let bytes = answer.get("snapshot").and_then(Value::as_str).and_then(of_hex);
         let bytes = bytes.context("the node is of another release")?;
         Database::restore(&bytes).context("the node is of another release")

@@ -62,6 +62,7 @@ fn the_demo_loses_no_byte_when_the_primary_is_killed_and_a_rail_is_cut() {
     let logs = ["A", "B", "C"].map(|node| {
         let log = std::fs::read_to_string(kept.join(format!("node-{node}.log"))).unwrap();
         assert!(!log.contains('\x1b'), "colours in a file:\n{log}");
+        assert!(!log.contains("is not reached by all others"), "one that joined did not see another:\n{log}");
         log
     });
     assert_eq!(

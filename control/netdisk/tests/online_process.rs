@@ -148,8 +148,11 @@ fn a_disk_grows_and_is_renamed_while_it_is_used() {
     let mut row = cluster.disk_row(1);
     row.size_bytes = 64 << 20;
     cluster.reconfigure(2, vec![Row::VirtualDisk(row)]);
-    let mut client = NbdClient::open(&socket, "vd0").unwrap();
-    assert_eq!(client.size_bytes(), 64 << 20);
+    // Done at node 2; here a moment later.
+    let mut client = until("a client of another node sees the new size", || {
+        let client = NbdClient::open(&socket, "vd0").unwrap();
+        (client.size_bytes() == 64 << 20).then_some(client)
+    });
     client.write(40 << 20, &[5; 4096], false).unwrap();
     load.goes_on(300);
     load.finish().verify(&socket);

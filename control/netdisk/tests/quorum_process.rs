@@ -65,6 +65,18 @@ fn a_minority_of_dead_voters_loses_nothing_and_blocks_nothing() {
     }
 }
 
+// proves: C1
+#[test]
+fn a_fresh_look_at_any_node_has_all_that_another_was_told_is_done() {
+    let cluster = cluster();
+    for round in 0..60_u16 {
+        let (asked, looked) = (1 + round % 3, 1 + (round + 1) % 3);
+        cluster.put(asked, vec![permission(&cluster, 0o600 + round)]);
+        let seen = cluster.fresh_database(looked).rows().permissions.first().map(|row| row.mode);
+        assert_eq!(seen, Some(0o600 + round), "done at node {asked}, looked at node {looked}");
+    }
+}
+
 // proves: C6
 #[test]
 fn without_a_majority_requests_wait_or_fail_as_the_virtual_disk_says() {
@@ -85,6 +97,10 @@ fn without_a_majority_requests_wait_or_fail_as_the_virtual_disk_says() {
     let change = Change::Rows(vec![RowChange::Put(permission(&cluster, 0o644))]);
     let refused = cluster.ask_for(FAR, change, false);
     assert!(refused["error"].as_str().is_some_and(|why| why.contains("majority")), "{refused}");
+    // Looking is possible, with a word that it may be old.
+    let admin = cluster.admin_socket(FAR).display().to_string();
+    let looked = cluster.netdisk(&["vdisk", "list", "--socket", &admin]).expect_success();
+    assert!(looked.out.contains("vd0") && looked.err.contains("no majority answers"), "{looked:?}");
     assert_eq!(load.progress().requests(), stood_at, "answered without a majority");
     regain(&mut cluster);
     load.goes_on(200);

@@ -111,6 +111,7 @@ impl Node {
     /// mappings by these rows come after it.
     fn follow_rows(&mut self) {
         let rows = self.replica.database().rows().clone();
+        self.joining &= rows.node(self.genesis.node).is_none();
         let before = std::mem::replace(&mut self.rows, rows.clone());
         if Arc::ptr_eq(&before, &rows) || before == rows {
             return;
@@ -119,8 +120,10 @@ impl Node {
             self.rows = before;
             return self.not_configured();
         }
-        self.joining = false;
         self.station.rows = rows.clone();
+        if before.connectivity != rows.connectivity {
+            self.monitor.set_settings(&rows);
+        }
         let (core, clients) = self.station.endpoint.parts();
         if self.farewell.is_none() {
             self.rails.follow(core, &self.monitor, &rows);
@@ -183,7 +186,7 @@ impl Node {
         }
         let log = self.replica.database().log_state();
         let (core, clients) = self.station.endpoint.parts();
-        clients.membership.tell(core, Input::Applied(log));
+        clients.membership.applied(core, log);
         self.reconfigurations.note(self.replica.database());
         for ending in &endings {
             self.on_ending(ending);

@@ -95,6 +95,8 @@ pub(crate) struct Consensus {
     asked: VecDeque<(u64, Time)>,
     last_asked: u64,
     confirmed: VecDeque<Time>,
+    /// Administrators' reads that have ended, by number.
+    reads: VecDeque<(u64, Result<(), NotDone>)>,
     /// Set by the log's thread when there is something to fetch.
     signal: Arc<AtomicBool>,
     /// When to look though nothing was signalled.
@@ -106,6 +108,8 @@ pub(crate) struct Consensus {
 const MEMBERS: u64 = 1 << 63;
 /// Tickets of confirmations.
 const CONFIRM: u64 = 1 << 62;
+/// Tickets of administrators' reads, by the number of the request.
+const READ: u64 = 1 << 61;
 /// The log's own news are looked for this often, whatever is signalled.
 const LOOK: Duration = Duration::from_millis(100);
 /// Confirmations without an answer at the most.
@@ -146,6 +150,7 @@ impl Consensus {
             asked: VecDeque::new(),
             last_asked: 0,
             confirmed: VecDeque::new(),
+            reads: VecDeque::new(),
             signal,
             look_at: Time(0),
             disk_age: Duration::ZERO,
@@ -277,6 +282,7 @@ impl Consensus {
             match answer.ticket.0 {
                 number if number & MEMBERS != 0 => self.members_answered(&answer.outcome),
                 number if number & CONFIRM != 0 => self.confirmation(number & !CONFIRM, &answer.outcome),
+                number if number & READ != 0 => self.read_answered(number & !READ, &answer.outcome),
                 sequence => self.answered(now, sequence, answer.outcome),
             }
         }
@@ -352,6 +358,26 @@ impl Consensus {
         if let (Some((_, at)), Outcome::Done { .. }) = (self.asked.remove(place), outcome) {
             self.confirmed.push_back(at);
         }
+    }
+
+    /// Asks when this node's machine has all that was told done by now; the answer comes out of
+    /// [`Consensus::next_read`]. `false`: not now.
+    pub(crate) fn read(&mut self, number: u64) -> bool {
+        self.handle.read(Ticket(READ | number)).is_ok()
+    }
+
+    fn read_answered(&mut self, number: u64, outcome: &Outcome) {
+        let result = match outcome {
+            Outcome::Done { .. } => Ok(()),
+            Outcome::NotDone(why) => Err(*why),
+            Outcome::Unknown => Err(NotDone::NoLeader),
+        };
+        self.reads.push_back((number, result));
+    }
+
+    /// The next read that has ended.
+    pub(crate) fn next_read(&mut self) -> Option<(u64, Result<(), NotDone>)> {
+        self.reads.pop_front()
     }
 
     /// When a majority that confirmed this node as leader was asked.

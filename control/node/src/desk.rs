@@ -38,10 +38,20 @@ enum Stage {
     Answered(Answer),
 }
 
+/// Somebody who wants the database with everything that any node was told is done.
+struct Reading {
+    number: u64,
+    answer: SyncSender<String>,
+    since: Instant,
+    /// The machine has it; this node's copy may be behind.
+    is_there: bool,
+}
+
 /// Requests under way, and those who watch.
 #[derive(Default)]
 pub(crate) struct Desk {
     waiting: Vec<Waiting>,
+    reading: Vec<Reading>,
     last: u64,
     watchers: Vec<SyncSender<String>>,
 }
@@ -57,6 +67,15 @@ impl Desk {
                 let text = json!({ "error": format!("nothing was changed: {why}"), "no_leader": lost });
                 give(self.waiting.remove(place).answer, &text.to_string());
             }
+        }
+    }
+
+    /// A read has ended.
+    pub(crate) fn read(&mut self, number: u64, result: Result<(), NotDone>) {
+        let Some(place) = self.reading.iter().position(|reading| reading.number == number) else { return };
+        match result {
+            Ok(()) => self.reading[place].is_there = true,
+            Err(why) => give(self.reading.remove(place).answer, &unread(&why)),
         }
     }
 
@@ -98,6 +117,16 @@ impl Desk {
 fn give(to: SyncSender<String>, answer: &str) {
     // Whoever asked may have gone.
     let _ = to.try_send(answer.to_owned());
+}
+
+/// The answer to a read that cannot be given now.
+fn unread(why: &NotDone) -> String {
+    json!({ "error": why.to_string(), "no_leader": true }).to_string()
+}
+
+fn shown(database: &Database) -> String {
+    let (index, number) = (database.index(), database.number().0);
+    json!({ "index": index, "number": number, "snapshot": to_hex(&database.snapshot()) }).to_string()
 }
 
 fn done() -> String {
@@ -149,15 +178,22 @@ impl Node {
             Request::Propose { change, dry_run, wait } => {
                 return self.propose_for_admin(&change, dry_run, wait, answer);
             }
-            Request::Database { .. } => {
-                let database = self.replica.database();
-                let (index, number) = (database.index(), database.number().0);
-                json!({ "index": index, "number": number, "snapshot": to_hex(&database.snapshot()) })
-                    .to_string()
-            }
+            Request::Database { fresh: true } => return self.read_for_admin(answer),
+            Request::Database { fresh: false } => shown(self.replica.database()),
             Request::Watch { since } => return self.desk.watch(self.replica.database(), since, answer),
         };
         give(answer, &text);
+    }
+
+    fn read_for_admin(&mut self, to: SyncSender<String>) {
+        let consensus = self.station.endpoint.clients().consensus.as_mut();
+        self.desk.last += 1;
+        let number = self.desk.last;
+        if self.desk.reading.len() < WAITING_MAX && consensus.is_some_and(|log| log.read(number)) {
+            self.desk.reading.push(Reading { number, answer: to, since: Instant::now(), is_there: false });
+        } else {
+            give(to, &refusal("the node is starting, or has too much to do: ask again"));
+        }
     }
 
     fn propose_for_admin(&mut self, change: &str, dry_run: bool, wait: bool, to: SyncSender<String>) {
@@ -214,8 +250,26 @@ impl Node {
         }
     }
 
+    /// Answers those who read, once this node's copy has all that they are to see.
+    fn settle_readers(&mut self) {
+        let is_behind = self.replica.has_steps();
+        let database = self.replica.database();
+        self.desk.reading.retain(|reading| {
+            let answer = match reading.is_there && !is_behind {
+                true => shown(database),
+                false if reading.since.elapsed() > PROPOSAL_TIME_MAX => unread(&NotDone::NoLeader),
+                false => return true,
+            };
+            give(reading.answer.clone(), &answer);
+            false
+        });
+    }
+
     /// Answers those whose changes have ended by now.
     pub(crate) fn settle_asked(&mut self) {
+        if !self.desk.reading.is_empty() {
+            self.settle_readers();
+        }
         if self.desk.waiting.is_empty() {
             return;
         }

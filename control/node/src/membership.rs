@@ -74,6 +74,21 @@ impl MembershipClient {
         self.outputs = outputs;
     }
 
+    /// The log has gone on. Nodes that it names only now may have been met before: the rails of one that
+    /// joins are up before its log has come to the others' rows.
+    pub(crate) fn applied(&mut self, core: &mut Core, log: LogState) {
+        let configured = log.configured.clone();
+        self.tell(core, Input::Applied(log));
+        for node in configured {
+            if self.machine.hears(node) == Some(false)
+                && core.is_reachable(node)
+                && let Some(incarnation) = core.peer_incarnation(node)
+            {
+                self.tell(core, Input::PeerUp { node, incarnation });
+            }
+        }
+    }
+
     pub(crate) fn tick(&mut self, core: &mut Core) {
         if core.now() >= self.machine.next_deadline() {
             self.tell(core, Input::Tick);

@@ -33,6 +33,11 @@ impl Monitor {
         self.thread.set_rails(&watched(rows, node));
     }
 
+    /// Watches as these rows say from now on.
+    pub(crate) fn set_settings(&self, rows: &ClusterRows) {
+        self.thread.set_settings(rows.connectivity);
+    }
+
     /// Heartbeats bear this configuration number from now on.
     pub(crate) fn configure(&mut self, epoch: Epoch) {
         self.epoch = epoch;

@@ -330,6 +330,9 @@ impl Node {
             let (leader, term) = (consensus.state().leader, consensus.state().term);
             clients.membership.tell(core, Input::Leader { leader, term });
         }
+        while let Some((number, result)) = consensus.next_read() {
+            self.desk.read(number, result);
+        }
         while let Some(at) = consensus.next_confirmed() {
             clients.membership.tell(core, Input::Confirmed { at });
         }

@@ -281,6 +281,11 @@ impl<R: ProtocolRules> Membership<R> {
         self.has_quorum
     }
 
+    /// Whether a rail to this node is up, as far as it was told; `None`: no other configured node.
+    pub fn hears(&self, node: NodeId) -> Option<bool> {
+        self.peers.iter().find(|peer| peer.node == node).map(|peer| peer.up)
+    }
+
     /// Until when the lease that is held lasts, on this node's clock: at that moment the gates are closed, by
     /// a thread that does nothing else, unless a later time was told.
     pub fn lease_until(&self) -> Time {

@@ -90,6 +90,8 @@ struct Orders {
     disk_age_ms: u32,
     incarnation: Option<Incarnation>,
     muted: Vec<Path>,
+    /// How to watch from now on, if that changed.
+    settings: Option<Settings>,
     /// Rails to be watched from now on, if they changed.
     rails: Option<Vec<WatchedRail>>,
 }
@@ -182,6 +184,12 @@ impl MonitorThread {
     /// This node lives a new life from now on.
     pub fn reincarnate(&self, incarnation: Incarnation) {
         self.orders.lock().incarnation = Some(incarnation);
+        self.wake();
+    }
+
+    /// Watches by these settings from now on. For as long as not all nodes do, each judges by its own.
+    pub fn set_settings(&self, settings: Settings) {
+        self.orders.lock().settings = Some(settings);
         self.wake();
     }
 
@@ -309,6 +317,10 @@ impl Watch {
     fn take_orders(&mut self) -> bool {
         let orders_of = self.orders.clone();
         let mut orders = orders_of.lock();
+        if let Some(settings) = orders.settings.take() {
+            self.settings = settings;
+            self.peers.iter_mut().for_each(|peer| peer.set_settings(settings));
+        }
         let rails = orders.rails.take().or_else(|| {
             let due = self.unbound.is_some_and(|at| self.now() >= at);
             due.then(|| self.rails.clone())

@@ -35,6 +35,10 @@ fn free_addresses(count: usize) -> Vec<SocketAddr> {
 
 /// Two nodes with so many rails between them.
 fn pair(rails: u8) -> [MonitorThread; 2] {
+    pair_by(settings(), rails)
+}
+
+fn pair_by(settings: Settings, rails: u8) -> [MonitorThread; 2] {
     let addresses = free_addresses(2 * usize::from(rails));
     [0, 1].map(|side| {
         let watched: Vec<WatchedRail> = (0..rails)
@@ -46,7 +50,7 @@ fn pair(rails: u8) -> [MonitorThread; 2] {
             })
             .collect();
         let node = (NodeId(1 + side as u16), LIVES[side]);
-        MonitorThread::start(&key(), settings(), node, &watched, Arc::<VerdictBoard>::default())
+        MonitorThread::start(&key(), settings, node, &watched, Arc::<VerdictBoard>::default())
             .expect("a monitor on free ports")
     })
 }
@@ -98,6 +102,19 @@ fn a_muted_rail_goes_down_at_both_ends_alone_and_comes_back() {
     assert!(pair[0].mute(path(0), false));
     wait_for("all rails are up again", || all_up(&pair, 2));
     assert!(!pair[0].mute(path(3), true), "a rail that does not exist was muted");
+}
+
+// proves: T7
+#[test]
+fn settings_change_while_it_watches() {
+    // Nothing is ever missed, until the settings say so.
+    let pair = pair_by(Settings { missed_down: u32::MAX, ..settings() }, 1);
+    wait_for("the rail is up", || all_up(&pair, 1));
+    assert!(pair[0].mute(path(0), true));
+    pair.iter().for_each(|monitor| monitor.set_settings(settings()));
+    wait_for("the rail is down at both ends", || {
+        pair.iter().all(|monitor| state(monitor, 0).is_some_and(|state| state != RailState::Up))
+    });
 }
 
 #[test]

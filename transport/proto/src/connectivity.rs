@@ -228,6 +228,12 @@ impl Connectivity {
         }
     }
 
+    /// Watches by these settings from now on; what was heard and missed so far counts on.
+    pub fn set_settings(&mut self, settings: Settings) {
+        assert!(settings.period > Duration::ZERO && settings.missed_down > 0 && settings.heard_up > 0);
+        self.settings = settings;
+    }
+
     /// The node watched.
     pub fn peer(&self) -> NodeId {
         self.peer

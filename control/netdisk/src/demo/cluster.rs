@@ -70,7 +70,6 @@ struct NodeProcess {
 pub(super) struct Cluster {
     nodes: Vec<NodeProcess>,
     nbd: [PathBuf; 3],
-    config: PathBuf,
 }
 
 impl Drop for Cluster {
@@ -84,8 +83,15 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Makes the disk and starts the nodes; they may still be on their way when this returns.
-    pub(super) fn start(folders: &Folders, place: &Place, disk_bytes: u64) -> anyhow::Result<Cluster> {
+    /// Makes the disk and the cluster, as an administrator does: `cluster init` on A, a token and `join` for
+    /// B and for C, and the rest of the configuration by `cluster import`. The nodes may still be on their
+    /// way when this returns.
+    pub(super) fn start(
+        folders: &Folders,
+        place: &Place,
+        disk_bytes: u64,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Cluster> {
         let disk = folders.file("shelf.img");
         let new = NewDisk {
             data_bytes: Some(disk_bytes),
@@ -96,13 +102,69 @@ impl Cluster {
         };
         create(&disk, &new).context("cannot make the demo's disk")?;
         let nbd = NODES.map(|node| folders.socket(&format!("nbd-{}.sock", node.letter())));
-        let config = folders.file("cluster.toml");
-        std::fs::write(&config, configuration(place, &disk, disk_bytes, &nbd)?)?;
-        let mut cluster = Cluster { nodes: Vec::new(), nbd, config: config.clone() };
-        for node in NODES {
-            cluster.nodes.push(NodeProcess::start(node, place, folders, &config)?);
+        let mut cluster = Cluster { nodes: Vec::new(), nbd };
+        let [first, others @ ..] = NODES;
+        cluster.begin(first, place, folders)?;
+        cluster.wait_for(first, "it leads a cluster of its own", interrupt, |status| {
+            status.quorum && status.log.role == "leader"
+        })?;
+        for node in others {
+            cluster.join(first, node, place, folders)?;
         }
+        // Voters too: else the first one's death would end it all.
+        cluster.wait_for(first, "all are there and vote", interrupt, |status| {
+            status.quorum && status.members.len() == NODES.len() && status.log.voters.len() == NODES.len()
+        })?;
+        cluster.equip(first, place, folders, &disk, disk_bytes)?;
         Ok(cluster)
+    }
+
+    fn begin(&mut self, node: NodeNumber, place: &Place, folders: &Folders) -> anyhow::Result<()> {
+        let (name, letter) = (format!("demo-{}", std::process::id()), node.letter().to_string());
+        let (state, port_base) = (state_path(node, folders), free_ports()?.to_string());
+        let mut words = vec!["cluster", "init", &name, "--node", &letter, "--state", &state];
+        words.extend(["--port-base", &port_base]);
+        let own = place.first(node);
+        words.extend(own.iter().map(String::as_str));
+        netdisk(place, node, &words)?;
+        self.nodes.push(NodeProcess::start(node, place, folders)?);
+        Ok(())
+    }
+
+    fn join(
+        &mut self,
+        first: NodeNumber,
+        node: NodeNumber,
+        place: &Place,
+        folders: &Folders,
+    ) -> anyhow::Result<()> {
+        let socket = self.admin_socket(first).display().to_string();
+        let token = netdisk(place, first, &["cluster", "token", "--socket", &socket])?;
+        let (letter, state) = (node.letter().to_string(), state_path(node, folders));
+        let mut words = vec!["join", token.trim(), "--node", &letter, "--state", &state];
+        let own = place.joining(node);
+        words.extend(own.iter().map(String::as_str));
+        netdisk(place, node, &words)?;
+        self.nodes.push(NodeProcess::start(node, place, folders)?);
+        Ok(())
+    }
+
+    /// Disk, virtual disk, NBD servers, and times for a machine that is busy with other things too.
+    fn equip(
+        &self,
+        node: NodeNumber,
+        place: &Place,
+        folders: &Folders,
+        disk: &Path,
+        disk_bytes: u64,
+    ) -> anyhow::Result<()> {
+        let socket = self.admin_socket(node).display().to_string();
+        let present = netdisk(place, node, &["cluster", "export", "--socket", &socket])?;
+        let wanted = configuration(&present, disk, disk_bytes, &self.nbd)?;
+        let file = folders.file("cluster.toml");
+        std::fs::write(&file, wanted)?;
+        netdisk(place, node, &["cluster", "import", &file.display().to_string(), "--socket", &socket])?;
+        Ok(())
     }
 
     /// Where a node serves NBD.
@@ -191,7 +253,7 @@ impl Cluster {
         folders: &Folders,
     ) -> anyhow::Result<()> {
         ensure!(self.nodes[node.index()].ended.is_some(), "node {} runs", node.letter());
-        self.nodes[node.index()] = NodeProcess::start(node, place, folders, &self.config)?;
+        self.nodes[node.index()] = NodeProcess::start(node, place, folders)?;
         Ok(())
     }
 
@@ -256,22 +318,13 @@ impl Cluster {
 }
 
 impl NodeProcess {
-    fn start(
-        node: NodeNumber,
-        place: &Place,
-        folders: &Folders,
-        config: &Path,
-    ) -> anyhow::Result<NodeProcess> {
+    fn start(node: NodeNumber, place: &Place, folders: &Folders) -> anyhow::Result<NodeProcess> {
         let name = state_folder(node);
         let log = folders.file(&format!("{name}.log"));
         let socket = folders.socket(&format!("{name}.sock"));
         let child = place
             .command(node)?
-            .arg("node")
-            .arg("--config")
-            .arg(config)
-            .args(["--id", &node.0.to_string()])
-            .arg("--state")
+            .args(["node", "run", "--state"])
             .arg(folders.file(&name))
             .arg("--socket")
             .arg(&socket)
@@ -286,6 +339,10 @@ impl NodeProcess {
             .with_context(|| format!("cannot start node {}", node.letter()))?;
         Ok(NodeProcess { child, log, socket, ended: None })
     }
+}
+
+fn state_path(node: NodeNumber, folders: &Folders) -> String {
+    folders.file(&state_folder(node)).display().to_string()
 }
 
 /// Name of a node's state folder.
@@ -316,18 +373,24 @@ pub(super) fn is_ready(status: &Status) -> bool {
         && gate_is_right
 }
 
-fn configuration(place: &Place, disk: &Path, disk_bytes: u64, nbd: &[PathBuf; 3]) -> anyhow::Result<String> {
-    let port_base = free_ports()?;
-    let key = format!("{:032x}{:032x}", uuid()?.0, uuid()?.0);
-    let pid = std::process::id();
+/// Runs this program on a node's host; what it prints.
+fn netdisk(place: &Place, node: NodeNumber, words: &[&str]) -> anyhow::Result<String> {
+    let ran = place.command(node)?.args(words).stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    let verb = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+    ensure!(ran.status.success(), "netdisk {verb} on {}: {}", node.letter(), said.trim());
+    Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+}
+
+/// The configuration as it is, with what the demo needs.
+fn configuration(present: &str, disk: &Path, disk_bytes: u64, nbd: &[PathBuf; 3]) -> anyhow::Result<String> {
+    let present: toml::Table = toml::from_str(present).context("the exported configuration")?;
     let [nbd_a, nbd_b, nbd_c] = nbd.each_ref().map(|path| path.display());
-    let (disk, rows) = (disk.display(), place.rows());
-    Ok(format!(
-        r#"# Written by `netdisk demo`: A is node 1, B is node 2, C is node 3.
+    let disk = disk.display();
+    let more = format!(
+        r#"
 [cluster]
-name = "demo-{pid}"
-key = "{key}"
-port_base = {port_base}
+spread = "home"
 
 # For a machine that is busy with other things too: a few late heartbeats do not yet make a rail dead.
 [heartbeat]
@@ -335,8 +398,8 @@ missed = 5
 
 [membership]
 suspect_ms = 200
+lease_ms = 600
 
-{rows}
 [[disk]]
 name = "shelf"
 nodes = ["A", "B"]
@@ -358,7 +421,23 @@ listen = "unix:{nbd_b}"
 node = "C"
 listen = "unix:{nbd_c}"
 "#
-    ))
+    );
+    let more: toml::Table = toml::from_str(&more).context("the demo's own part of the configuration")?;
+    Ok(toml::to_string(&laid_over(present, more))?)
+}
+
+/// The values of `over`, and those of `base` that it does not have.
+fn laid_over(mut base: toml::Table, over: toml::Table) -> toml::Table {
+    for (key, value) in over {
+        let value = match (base.remove(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => {
+                toml::Value::Table(laid_over(below, above))
+            }
+            (_, value) => value,
+        };
+        base.insert(key, value);
+    }
+    base
 }
 
 /// The base of a range of ports of which none is in use now.

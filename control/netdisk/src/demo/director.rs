@@ -282,7 +282,7 @@ pub(super) fn stage(
     live: &mut Live,
 ) -> anyhow::Result<Outcome> {
     let start = Instant::now();
-    let mut cluster = Cluster::start(folders, place, Director::disk_bytes(&image))?;
+    let mut cluster = Cluster::start(folders, place, Director::disk_bytes(&image), interrupt)?;
     let director = Director::new(&mut cluster, Arc::new(image), span, interrupt, live);
     director.run(start).inspect_err(|_| {
         if interrupt.check().is_ok() {

@@ -95,14 +95,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let place = Place::find(Provider::Usual)?;
     let interrupt = Interrupt::watch()?;
     let mut folders = Folders::create(arguments.keep.as_deref())?;
-    let course = Cluster::start(&folders, &place, BLOCKS * BLOCK_BYTES as u64).and_then(|cluster| {
-        let mut course = Course { cluster, place: &place, folders: &folders, interrupt: &interrupt };
-        course.run(arguments).inspect_err(|_| {
-            if interrupt.check().is_ok() {
-                eprintln!("{}", course.cluster.logs());
-            }
-        })
-    });
+    let course =
+        Cluster::start(&folders, &place, BLOCKS * BLOCK_BYTES as u64, &interrupt).and_then(|cluster| {
+            let mut course = Course { cluster, place: &place, folders: &folders, interrupt: &interrupt };
+            course.run(arguments).inspect_err(|_| {
+                if interrupt.check().is_ok() {
+                    eprintln!("{}", course.cluster.logs());
+                }
+            })
+        });
     let report = course.inspect_err(|_| {
         eprintln!("netdisk bench failover: its files are kept in {}", folders.keep().display());
     })?;

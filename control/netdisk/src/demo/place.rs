@@ -60,36 +60,44 @@ impl Place {
         }
     }
 
-    /// Nodes and links, as a configuration has them.
-    pub(super) fn rows(&self) -> String {
-        let node = |node: NodeNumber, host: &str| {
-            format!("[[node]]\nid = {}\nname = \"{}\"\n{host}", node.0, node.letter())
-        };
-        match self {
+    /// The first node's own words of `netdisk cluster init`: its address, and the rails of every two nodes.
+    pub(super) fn first(&self, node: NodeNumber) -> Vec<String> {
+        let rail = |text: String| ["--rail".to_owned(), text];
+        let rails: Vec<String> = match self {
             Place::Here => {
-                let nodes: String = NODES.map(|number| node(number, "")).concat();
-                let rails =
-                    ["{ kind = \"shm\" }, { kind = \"tcp\" }", "{ kind = \"tcp\" }, { kind = \"shm\" }"];
-                nodes + &rails.map(|rails| format!("[[link]]\nrails = [{rails}]\n")).concat()
+                ["0:shm", "0:tcp", "1:tcp", "1:shm"].into_iter().flat_map(|text| rail(text.into())).collect()
             }
+            // A link of one verbs rail and one TCP rail, both by the interfaces of one rail of the
+            // laboratory.
             Place::Laboratory(addresses) => {
-                let host = |number: NodeNumber| format!("host = \"{}\"\n", addresses[number.index()][0]);
-                let nodes: String = NODES.map(|number| node(number, &host(number))).concat();
-                let links = (0..usize::from(RAILS)).map(|rail| link(addresses, rail));
-                nodes + &links.collect::<String>()
+                let own = addresses[node.index()].iter().enumerate();
+                let both =
+                    own.flat_map(|(link, ip)| ["verbs", "tcp"].map(|kind| format!("{link}:{kind}={ip}")));
+                both.flat_map(rail).collect()
+            }
+        };
+        [vec!["--host".to_owned(), self.host(node)], rails].concat()
+    }
+
+    /// Another node's words of `netdisk join`: its address, and where rails end there.
+    pub(super) fn joining(&self, node: NodeNumber) -> Vec<String> {
+        let mut words = vec!["--host".to_owned(), self.host(node)];
+        if let Place::Laboratory(addresses) = self {
+            for (link, ip) in addresses[node.index()].iter().enumerate() {
+                for rail in 0..2 {
+                    words.extend(["--rail".to_owned(), format!("{link}.{rail}={ip}")]);
+                }
             }
         }
+        words
     }
-}
 
-/// A link of one verbs rail and one TCP rail, both by the interfaces of one rail of the laboratory.
-fn link(addresses: &[Vec<IpAddr>], rail: usize) -> String {
-    let ends = NODES.map(|node| format!("{} = \"{}\"", node.letter(), addresses[node.index()][rail]));
-    let ends = ends.join(", ");
-    format!(
-        "[[link]]\nrails = [{{ kind = \"verbs\", addresses = {{ {ends} }} }},\n         \
-         {{ kind = \"tcp\", addresses = {{ {ends} }} }}]\n"
-    )
+    fn host(&self, node: NodeNumber) -> String {
+        match self {
+            Place::Here => "127.0.0.1".to_owned(),
+            Place::Laboratory(addresses) => addresses[node.index()][0].to_string(),
+        }
+    }
 }
 
 fn address(node: NodeNumber, rail: u8) -> anyhow::Result<IpAddr> {
@@ -130,9 +138,17 @@ mod tests {
         let addresses = (1..=3).map(|host| {
             (1..=2).map(|rail| format!("10.77.{rail}.{host}").parse().expect("an address")).collect()
         });
-        let rows = Place::Laboratory(addresses.collect()).rows();
-        assert!(rows.contains("host = \"10.77.1.3\""));
-        assert_eq!(rows.matches("kind = \"verbs\"").count(), 2);
-        assert!(rows.contains("C = \"10.77.2.3\""));
+        let place = Place::Laboratory(addresses.collect());
+        let [a, _, c] = NODES;
+        assert_eq!(
+            place.first(a).join(" "),
+            "--host 10.77.1.1 --rail 0:verbs=10.77.1.1 --rail 0:tcp=10.77.1.1 \
+             --rail 1:verbs=10.77.2.1 --rail 1:tcp=10.77.2.1"
+        );
+        assert_eq!(
+            place.joining(c).join(" "),
+            "--host 10.77.1.3 --rail 0.0=10.77.1.3 --rail 0.1=10.77.1.3 \
+             --rail 1.0=10.77.2.3 --rail 1.1=10.77.2.3"
+        );
     }
 }
