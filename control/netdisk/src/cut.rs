@@ -16,14 +16,26 @@ pub(crate) struct Cable {
     /// Rail of it.
     #[arg(long)]
     rail: u8,
+    /// What was done, as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Cable {
+    fn done(&self, what: &str) -> ExitCode {
+        if self.json {
+            println!("{}", serde_json::json!({ "done": what, "link": self.link, "rail": self.rail }));
+        }
+        ExitCode::SUCCESS
+    }
 }
 
 pub(crate) fn cut(cable: &Cable) -> anyhow::Result<ExitCode> {
     request(&cable.which.socket()?, &Request::CutRail { link: cable.link, rail: cable.rail })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(cable.done("cut"))
 }
 
 pub(crate) fn mend(cable: &Cable) -> anyhow::Result<ExitCode> {
     request(&cable.which.socket()?, &Request::MendRail { link: cable.link, rail: cable.rail })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(cable.done("mended"))
 }

@@ -1,10 +1,15 @@
 //! `netdisk join`: this machine becomes a node of a cluster, by a token.
 
+use crate::change;
+use crate::change::show::differences;
 use crate::random::random;
 use crate::table::link::place;
 use anyhow::{Context, bail, ensure};
 use control_node::genesis::Genesis;
-use control_node::join::{Fingerprint, JoinAnswer, JoinRequest, JoinToken, RailAddressAsked, Welcome, knock};
+use control_node::join::{
+    Fingerprint, JoinAnswer, JoinRequest, JoinToken, RailAddressAsked, Welcome, Would, knock,
+};
+use control_proto::ccd::{Change, Command, Database};
 use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -45,6 +50,9 @@ pub(crate) struct Arguments {
     /// Folder for what must survive a restart.
     #[arg(long, value_name = "FOLDER")]
     state: PathBuf,
+    /// Only print the rows that would change. The token stays good.
+    #[arg(long)]
+    dry_run: bool,
     /// What happened, as JSON.
     #[arg(long)]
     json: bool,
@@ -79,18 +87,30 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             folder.display()
         );
     }
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make {}: choose another folder with --state", folder.display()))?;
+    let nonce = match arguments.dry_run {
+        // Nothing is to be remembered of it.
+        true => random()?,
+        false => {
+            std::fs::create_dir_all(folder).with_context(|| {
+                format!("cannot make {}: choose another folder with --state", folder.display())
+            })?;
+            nonce(folder, &arguments.token)?
+        }
+    };
     let request = JoinRequest {
-        nonce: nonce(folder, &arguments.token)?,
+        nonce,
         release: env!("CARGO_PKG_VERSION").into(),
         name: arguments.node.clone(),
         host: arguments.host,
         id: arguments.id,
         port_base: arguments.port_base,
         rails: arguments.rails.iter().map(|rail| rail.0).collect(),
+        dry_run: arguments.dry_run,
     };
-    let welcome = ask_all(&arguments.token, &request)?;
+    let welcome = match ask_all(&arguments.token, &request)? {
+        Said::Welcome(welcome) => welcome,
+        Said::Would(would) => return show(&would, arguments.json),
+    };
     settle(folder, &arguments.token, &welcome)?;
     let folder = folder.display();
     if arguments.json {
@@ -105,15 +125,37 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the cluster says when it does not refuse.
+enum Said {
+    Welcome(Welcome),
+    Would(Would),
+}
+
+/// Prints what joining would change.
+fn show(would: &Would, as_json: bool) -> anyhow::Result<ExitCode> {
+    let other = "the node is of another release";
+    let database = Database::restore(&would.database).context(other)?;
+    let Change::Join { changes, .. } = Command::decode(&would.command).context(other)?.change else {
+        bail!("{other}");
+    };
+    let shown = differences(&database, &changes);
+    match as_json {
+        true => println!("{}", json!({ "dry_run": true, "changes": change::show::json(&shown) })),
+        false => println!("{}nothing was changed", change::show::text(&shown)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Asks one contact after the other, until one of them speaks for the cluster.
-fn ask_all(token: &JoinToken, request: &JoinRequest) -> anyhow::Result<Welcome> {
+fn ask_all(token: &JoinToken, request: &JoinRequest) -> anyhow::Result<Said> {
     let until = Instant::now() + ASK_TIME_MAX;
     loop {
         let mut silent = Vec::new();
         let mut later = None;
         for contact in &token.contacts {
             match knock(*contact, token, request) {
-                Ok(JoinAnswer::Welcome(welcome)) => return Ok(*welcome),
+                Ok(JoinAnswer::Welcome(welcome)) => return Ok(Said::Welcome(*welcome)),
+                Ok(JoinAnswer::Would(would)) => return Ok(Said::Would(*would)),
                 Ok(JoinAnswer::Refused { why }) => bail!("the cluster refuses: {why}"),
                 Ok(JoinAnswer::Later { why }) => later = Some(why),
                 Err(fault) => silent.push(format!("{contact}: {fault}")),

@@ -142,6 +142,11 @@ fn a_cluster_grows_from_one_node_to_three_by_tokens_and_its_voters_with_it() {
 fn a_token_is_good_once_and_in_time_and_says_so() {
     let mut hand = Hand::begin();
     let token = hand.token();
+    let state = hand.state("beta");
+    let would = ["join", &token, "--node", "beta", "--host", "127.0.0.1", "--state", &state, "--dry-run"];
+    says(&hand.netdisk(&would).expect_success().out, &["+ node beta", "~ link 0", "nothing was changed"]);
+    assert!(!std::path::Path::new(&state).exists(), "nothing is to be remembered of it");
+    assert_eq!(hand.nodes_of("alpha").len(), 1);
     hand.ask_to_join(&token, "beta").expect_success();
     says(&hand.ask_to_join(&token, "gamma").expect_refusal(), &["was used already", "netdisk cluster token"]);
     says(&hand.ask_to_join(&token, "beta").expect_refusal(), &["already", "netdisk node run"]);

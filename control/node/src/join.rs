@@ -20,6 +20,6 @@ mod token;
 pub use door::{Door, DoorRefusal, Doorkeeper, knock};
 pub use exchange::{ANSWER_BYTES_MAX, ExchangeFault, REQUEST_BYTES_MAX};
 pub(crate) use keeper::Keeper;
-pub use request::{JoinAnswer, JoinRequest, RailAddressAsked, Welcome};
+pub use request::{JoinAnswer, JoinRequest, RailAddressAsked, Welcome, Would};
 pub use rows::{NewcomerRefusal, newcomer};
 pub use token::{CONTACTS_MAX, Fingerprint, JoinToken, TokenFault, TokenId, TokenSecret};

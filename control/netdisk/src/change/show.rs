@@ -39,6 +39,16 @@ pub(crate) fn differences(database: &Database, changes: &[RowChange]) -> Vec<Dif
     changes.iter().filter_map(difference).collect()
 }
 
+/// The rows of a cluster that is to begin.
+pub(crate) fn additions(rows: &ClusterRows) -> Vec<Difference> {
+    let addition = |row: Row| Difference {
+        row: key_text(rows, &row.key()),
+        before: None,
+        after: Some(as_json(rows, &row)),
+    };
+    rows.all_rows().map(addition).collect()
+}
+
 /// One row; of those that are not in a configuration file, their bare words.
 pub(crate) fn as_json(rows: &ClusterRows, row: &Row) -> Value {
     match row_to_json(rows, row) {

@@ -1,5 +1,6 @@
 //! `netdisk cluster init`: a cluster of one node, in a state folder. Others join it by tokens.
 
+use crate::change::show;
 use crate::node::default_folder;
 use crate::random::random;
 use crate::table::link::place;
@@ -38,6 +39,9 @@ pub(super) struct Arguments {
     /// Folder for what must survive a restart.
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
+    /// Only print the rows that it would begin with.
+    #[arg(long)]
+    dry_run: bool,
     /// What was made, as JSON.
     #[arg(long)]
     json: bool,
@@ -115,7 +119,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let rows = first_rows(arguments)?;
     let folder = arguments.state.clone().unwrap_or_else(|| default_folder(&arguments.name, FIRST.0));
     let key = ClusterKey::derive(&arguments.name, &random::<32>()?);
-    let genesis = Genesis::of_rows(rows, key, FIRST)?.with_number(u64::from_le_bytes(random()?));
+    // With all that can be wrong with the rows.
+    let genesis = Genesis::of_rows(rows.clone(), key, FIRST)?.with_number(u64::from_le_bytes(random()?));
+    if arguments.dry_run {
+        let shown = show::additions(&rows);
+        match arguments.json {
+            true => println!("{}", serde_json::json!({ "dry_run": true, "changes": show::json(&shown) })),
+            false => println!("{}nothing was made", show::text(&shown)),
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     genesis.store(&folder)?;
     let folder = folder.display().to_string();
     if arguments.json {

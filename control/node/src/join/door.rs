@@ -226,7 +226,16 @@ mod tests {
     fn request() -> JoinRequest {
         let host = Ipv4Addr::LOCALHOST.into();
         let (release, name) = ("1".into(), "beta".into());
-        JoinRequest { nonce: [0; 16], release, name, host, id: None, port_base: None, rails: vec![] }
+        JoinRequest {
+            nonce: [0; 16],
+            release,
+            name,
+            host,
+            id: None,
+            port_base: None,
+            rails: vec![],
+            dry_run: false,
+        }
     }
 
     fn door() -> (Door, Arc<Friendly>) {

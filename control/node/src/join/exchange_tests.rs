@@ -34,6 +34,7 @@ fn request() -> JoinRequest {
         id: None,
         port_base: None,
         rails: Vec::new(),
+        dry_run: false,
     }
 }
 

@@ -1,16 +1,16 @@
 //! Who decides about those who knock: the cluster, by way of this node's desk. Runs on threads of the door's.
 
 use super::door::Doorkeeper;
-use super::request::{JoinAnswer, JoinRequest, Welcome};
+use super::request::{JoinAnswer, JoinRequest, Welcome, Would};
 use super::rows::newcomer;
 use super::token::{TokenId, TokenSecret};
 use crate::admin::{Desk, Request, of_hex};
 use crate::genesis::Genesis;
-use control_proto::ccd::{Answer, Change, Database, Expect, Refusal, TokenHash};
+use control_proto::ccd::{Answer, Change, Command, Database, Expect, OperationId, Refusal, TokenHash};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use transport_proto::identity::NodeId;
+use transport_proto::identity::{Incarnation, NodeId};
 
 /// How often one tries where others change the same rows.
 const ATTEMPTS_MAX: u32 = 10;
@@ -46,6 +46,13 @@ fn later(why: impl Into<String>) -> JoinAnswer {
 
 fn refused(why: impl ToString) -> JoinAnswer {
     JoinAnswer::Refused { why: why.to_string() }
+}
+
+fn would(database: &Database, expect: Vec<Expect>, change: Change) -> JoinAnswer {
+    // Nobody's: it is never proposed.
+    let operation = OperationId { node: NodeId(0), life: Incarnation(0), sequence: 0 };
+    let command = Command { operation, expect, change }.encode();
+    JoinAnswer::Would(Box::new(Would { database: database.snapshot(), command }))
 }
 
 fn unix_ms() -> u64 {
@@ -89,6 +96,9 @@ impl Keeper {
         });
         let expect = expect.collect();
         let change = Change::Join { token: hash, nonce: request.nonce, unix_ms, changes };
+        if request.dry_run {
+            return Some(would(&database, expect, change));
+        }
         let Some(answer) = self.ask(Request::propose(expect, change, false, false)) else {
             return Some(later("the node is busy"));
         };

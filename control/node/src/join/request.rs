@@ -22,6 +22,9 @@ pub struct JoinRequest {
     pub port_base: Option<u16>,
     /// Addresses of rails that differ from the scheme.
     pub rails: Vec<RailAddressAsked>,
+    /// Only to hear what joining would change.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// Where one rail ends at the newcomer.
@@ -46,6 +49,8 @@ pub struct RailAddressAsked {
 pub enum JoinAnswer {
     /// You are one of us.
     Welcome(Box<Welcome>),
+    /// You would be, by these changes. Nothing changed.
+    Would(Box<Would>),
     /// No, and nothing changed.
     Refused {
         /// Why, and what to do.
@@ -56,6 +61,17 @@ pub enum JoinAnswer {
         /// Why.
         why: String,
     },
+}
+
+/// What joining would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Would {
+    /// The database now, as a snapshot.
+    #[serde(with = "hex")]
+    pub database: Vec<u8>,
+    /// The entry of the log that joining would be, encoded.
+    #[serde(with = "hex")]
+    pub command: Vec<u8>,
 }
 
 /// All that a machine needs to start as a node.

@@ -197,6 +197,7 @@ mod tests {
             id: None,
             port_base: None,
             rails: Vec::new(),
+            dry_run: false,
         }
     }
 
