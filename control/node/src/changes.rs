@@ -187,7 +187,7 @@ impl Node {
         let log = self.replica.database().log_state();
         let (core, clients) = self.station.endpoint.parts();
         clients.membership.applied(core, log);
-        self.reconfigurations.note(self.replica.database());
+        self.reconfigurations.note(core.now(), me, self.replica.database());
         for ending in &endings {
             self.on_ending(ending);
         }

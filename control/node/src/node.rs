@@ -117,6 +117,7 @@ impl Node {
         admin: Option<Admin>,
         folder: PathBuf,
     ) -> Node {
+        let reconfigurations = Reconfigurations::new(genesis.node);
         Node {
             joining: replica.database().rows().node(genesis.node).is_none(),
             genesis,
@@ -138,7 +139,7 @@ impl Node {
             depart: Depart::NotAsked,
             folder,
             desk: Desk::default(),
-            reconfigurations: Reconfigurations::default(),
+            reconfigurations,
             has_quorum: false,
             was_in: false,
             failing: BTreeSet::new(),
@@ -261,10 +262,7 @@ impl Node {
         let clients = self.station.endpoint.clients();
         let deadline = clients.engine.next_deadline(now).min(clients.membership.machine().next_deadline());
         let log = clients.consensus.as_ref().map_or(Time::NEVER, |log| log.next_due(now));
-        let mut at_most = deadline.min(log).since(now);
-        if let Some(due) = self.reconfigurations.next_due(self.replica.database()) {
-            at_most = at_most.min(due.saturating_duration_since(Instant::now()));
-        }
+        let mut at_most = deadline.min(log).min(self.reconfigurations.next_deadline()).since(now);
         if self.stopping.is_some() || self.giving_up.is_some() {
             at_most = at_most.min(Duration::from_millis(5));
         }
@@ -355,7 +353,8 @@ impl Node {
                 Asker::Steward => clients.membership.tell(core, Input::StewardAnswered),
                 Asker::Admin(number) => self.desk.finished(number, finished.result),
                 Asker::Departure => self.departure_answered(&finished.result),
-                Asker::Participant | Asker::Overseer | Asker::Arrival | Asker::Witness => {}
+                Asker::Participant => self.reconfigurations.answered(core.now()),
+                Asker::Overseer | Asker::Arrival | Asker::Witness => {}
             }
         }
     }
@@ -480,14 +479,14 @@ impl Node {
 
     /// Takes part in reconfigurations, and watches over their deadlines.
     fn reconfigure(&mut self) {
-        let me = self.me();
         let database = self.replica.database();
-        let (_, clients) = self.station.endpoint.parts();
+        let (core, clients) = self.station.endpoint.parts();
+        let now = core.now();
         let Some(consensus) = clients.consensus.as_mut() else { return };
         let (engine, disks, rows) = (&clients.engine, &self.disks, &self.rows);
         let cannot = |row: &control_proto::ccd::Reconfiguration| disks.cannot(engine, rows, row);
-        self.reconfigurations.take_part(me, database, engine, consensus, cannot);
-        self.reconfigurations.oversee(database, consensus);
+        self.reconfigurations.take_part(now, database, engine, consensus, cannot);
+        self.reconfigurations.oversee(now, consensus);
     }
 
     /// The configuration number in force here.

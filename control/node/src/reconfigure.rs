@@ -1,42 +1,58 @@
-//! This node in reconfigurations (SPEC C4): as a member that stands still and says so, and as the leader that
-//! gives up what takes too long. Both go by the log alone: nobody resumes but by its word.
+//! This node in reconfigurations (SPEC C4): the machines of [`control_proto::reconfiguration`], as a member
+//! that stands still and says so, and as the leader that gives up what takes too long. Both go by the log
+//! alone: nobody resumes but by its word.
+//!
+//! That a virtual disk stands still is told to the engine with its mapping; what the participant says of it
+//! is what this node waits for.
 
 use crate::consensus::{Asker, Consensus};
 use blockdev_engine::BlockEngine;
-use control_proto::ccd::{CancelCause, Change, Database, Phase, Reconfiguration, ReconfigurationId};
+use blockdev_proto::geometry::VolumeId;
+use control_proto::ccd::{CancelCause, Change, Database, Reconfiguration};
+use control_proto::reconfiguration::{DeadlineWatch, Input, Live, Output, Participant};
 use control_proto::view::Member;
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use transport_proto::identity::{Incarnation, NodeId};
+use transport_proto::time::Time;
 
-/// An acknowledgement that the log does not show is given again after this time.
-const AGAIN: Duration = Duration::from_millis(250);
-
-/// What is known of the reconfigurations under way.
-#[derive(Default)]
+/// This node's part in the reconfigurations under way.
 pub(crate) struct Reconfigurations {
-    /// Some are live, as of the last news.
-    any_live: bool,
-    /// When this node acknowledged, or gave one up as impossible, last.
-    answered: BTreeMap<ReconfigurationId, Instant>,
-    /// As leader: how long each has been in the phase that it is in.
-    seen: BTreeMap<ReconfigurationId, Seen>,
-}
-
-/// One as its overseer sees it.
-struct Seen {
-    held: bool,
-    since: Instant,
-    /// When it was given up last.
-    given_up: Option<Instant>,
+    participant: Participant,
+    deadlines: DeadlineWatch,
+    /// What is under way, as of the last news of the log.
+    live: Vec<Live>,
+    /// Virtual disks that are to stand still and do not yet.
+    draining: BTreeSet<VolumeId>,
+    outputs: Vec<Output>,
 }
 
 impl Reconfigurations {
-    /// The log has gone on.
-    pub(crate) fn note(&mut self, database: &Database) {
-        self.any_live = database.live_reconfigurations().next().is_some();
-        if !self.any_live {
-            self.answered.clear();
-            self.seen.clear();
+    pub(crate) fn new(node: NodeId) -> Reconfigurations {
+        // The log's first news tell which life it is.
+        let unborn = Member { node, incarnation: Incarnation(0) };
+        Reconfigurations {
+            participant: Participant::new(unborn),
+            deadlines: DeadlineWatch::new(),
+            live: Vec::new(),
+            draining: BTreeSet::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// The log has gone on, for this life of the node.
+    pub(crate) fn note(&mut self, now: Time, me: Member, database: &Database) {
+        let live = database.live_for(me);
+        if live.is_empty() && self.live.is_empty() {
+            return;
+        }
+        self.live.clone_from(&live);
+        self.participant.handle(now, Input::Applied { me, live }, &mut self.outputs);
+    }
+
+    /// What became of proposals is known: the log will show it.
+    pub(crate) fn answered(&mut self, now: Time) {
+        for row in &self.live {
+            self.participant.handle(now, Input::AckAnswered(row.id), &mut self.outputs);
         }
     }
 
@@ -44,76 +60,73 @@ impl Reconfigurations {
     /// `cannot` tells why a change would be impossible here.
     pub(crate) fn take_part(
         &mut self,
-        me: Member,
+        now: Time,
         database: &Database,
         engine: &BlockEngine,
         consensus: &mut Consensus,
         mut cannot: impl FnMut(&Reconfiguration) -> Option<String>,
     ) {
-        if !self.any_live {
+        if self.live.is_empty() && self.outputs.is_empty() {
             return;
         }
-        for row in database.live_reconfigurations().filter(|row| row.missing.contains(&me)) {
-            let recently = self.answered.get(&row.id).is_some_and(|at| at.elapsed() < AGAIN);
-            if recently || !row.volumes.iter().all(|volume| engine.stands_still(*volume)) {
-                continue;
+        let still = self.draining.iter().copied().filter(|volume| engine.stands_still(*volume));
+        for volume in still.collect::<Vec<_>>() {
+            self.draining.remove(&volume);
+            self.participant.handle(now, Input::Drained(volume), &mut self.outputs);
+        }
+        if now >= self.participant.next_deadline() {
+            self.participant.handle(now, Input::Tick, &mut self.outputs);
+        }
+        for output in std::mem::take(&mut self.outputs) {
+            match output {
+                Output::Suspend(volume) => _ = self.draining.insert(volume),
+                Output::Resume(volume) => _ = self.draining.remove(&volume),
+                // The engine holds no copy of a mapping that stands still.
+                Output::Invalidate(_) => {}
+                Output::Propose(change) => {
+                    let change = unless_impossible(change, database, &mut cannot);
+                    // Not taken: the participant proposes it again.
+                    let _ = consensus.propose(Asker::Participant, Vec::new(), change);
+                }
             }
-            let change = match cannot(row) {
-                None => {
-                    tracing::info!(reconfiguration = row.id.0, "this node stands still for it");
-                    Change::Ack { reconfiguration: row.id, member: me }
-                }
-                Some(why) => {
-                    tracing::error!(reconfiguration = row.id.0, "given up, it cannot be done here: {why}");
-                    Change::Cancel { reconfiguration: row.id, why: CancelCause::Unfit }
-                }
-            };
-            // Not taken: tried again.
-            let _ = consensus.propose(Asker::Participant, Vec::new(), change);
-            self.answered.insert(row.id, Instant::now());
         }
     }
 
     /// As leader: gives up what takes longer than it may, by this node's clock from when it saw it first.
-    pub(crate) fn oversee(&mut self, database: &Database, consensus: &mut Consensus) {
-        if !self.any_live {
-            return;
-        }
+    pub(crate) fn oversee(&mut self, now: Time, consensus: &mut Consensus) {
         if !consensus.leads() {
-            self.seen.clear();
+            self.deadlines = DeadlineWatch::new();
             return;
         }
-        let now = Instant::now();
-        self.seen.retain(|id, _| database.reconfiguration(*id).is_some_and(|row| row.phase.is_live()));
-        for row in database.live_reconfigurations() {
-            let held = matches!(row.phase, Phase::Held { .. });
-            let fresh = || Seen { held, since: now, given_up: None };
-            let seen = self.seen.entry(row.id).or_insert_with(fresh);
-            if seen.held != held {
-                *seen = fresh();
-            }
-            let waited = now.duration_since(seen.since) >= Duration::from_millis(row.deadline_ms.into());
-            if !waited || seen.given_up.is_some_and(|at| at.elapsed() < AGAIN) {
-                continue;
-            }
-            let why = if held { CancelCause::HeldTooLong } else { CancelCause::Deadline };
-            let change = Change::Cancel { reconfiguration: row.id, why };
-            // Not taken: tried again.
+        let mut changes = Vec::new();
+        self.deadlines.watch(now, &self.live, &mut changes);
+        for change in changes {
+            // Not taken: the watch proposes it again.
             let _ = consensus.propose(Asker::Overseer, Vec::new(), change);
-            seen.given_up = Some(now);
         }
     }
 
     /// When there is something to do by time alone.
-    pub(crate) fn next_due(&self, database: &Database) -> Option<Instant> {
-        if !self.any_live {
-            return None;
+    pub(crate) fn next_deadline(&self) -> Time {
+        self.participant.next_deadline().min(self.deadlines.next_deadline())
+    }
+}
+
+/// An acknowledgement, or the word that gives the change up where it could not be carried out here.
+fn unless_impossible(
+    change: Change,
+    database: &Database,
+    cannot: &mut impl FnMut(&Reconfiguration) -> Option<String>,
+) -> Change {
+    let Change::Ack { reconfiguration, .. } = change else { return change };
+    match database.reconfiguration(reconfiguration).and_then(cannot) {
+        None => {
+            tracing::info!(reconfiguration = reconfiguration.0, "this node stands still for it");
+            change
         }
-        let soon = Instant::now() + AGAIN;
-        let deadline = |row: &Reconfiguration| {
-            let seen = self.seen.get(&row.id)?;
-            Some(seen.since + Duration::from_millis(row.deadline_ms.into()))
-        };
-        Some(database.live_reconfigurations().filter_map(deadline).min().map_or(soon, |at| at.min(soon)))
+        Some(why) => {
+            tracing::error!(reconfiguration = reconfiguration.0, "given up, it cannot be done here: {why}");
+            Change::Cancel { reconfiguration, why: CancelCause::Unfit }
+        }
     }
 }
