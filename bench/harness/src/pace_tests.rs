@@ -59,6 +59,17 @@ fn open_loop_charges_a_stall_to_every_operation_that_waited_behind_it() {
 
 // proves: F4
 #[test]
+fn a_timetable_slower_than_the_recorded_time_gives_its_first_figure() {
+    let mut clock = HeldClock::default();
+    let operation = stalling_operation(&clock, 500);
+    // One start in 100 ms, and 20 ms to record: the first is before them, the second behind.
+    let run = open_loop(&mut clock, &budget(10, 20), 10.0, operation).unwrap();
+    assert_eq!(run.recorder.summary().count, 1);
+    assert!(run.elapsed >= Duration::from_millis(20), "{:?}", run.elapsed);
+}
+
+// proves: F4
+#[test]
 fn closed_loop_sees_the_same_stall_once() {
     let mut clock = HeldClock::default();
     let operation = stalling_operation(&clock, 500);

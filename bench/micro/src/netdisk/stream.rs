@@ -56,7 +56,7 @@ impl Contender for MessageStream {
         let carrier = self.layout.carrier.word();
         match self.layout.links {
             1 => format!("netdisk {carrier} stream"),
-            links => format!("netdisk {carrier} stream over {links} rails"),
+            links => format!("netdisk {carrier}, {links} rails"),
         }
     }
 
