@@ -52,7 +52,7 @@ fn node(number: u16) -> Result<Node, Box<dyn Error>> {
     let plan = PeerPlan { node: NodeId(3 - number), spread: Spread::Single, rails: vec![rail] };
     node.core().set_peer(&plan)?;
     node.core().configure(Epoch(1), &[NodeId(1), NodeId(2)]);
-    node.clients().members(&[NodeId(1), NodeId(2)]);
+    node.clients().members(&[(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(2))]);
     if number == 1 {
         let registry = node.registry().try_clone()?;
         let disk = AnyBacking::Memory(MemoryDisk::new(SIZE_BYTES, READ_BYTES)?);

@@ -3,7 +3,7 @@
 use blockdev_store::{ReadTarget, WriteSource};
 use std::sync::Arc;
 use transport_buf::SharedChunk;
-use transport_endpoint::{Data, Lease, SendBuffer};
+use transport_endpoint::{Data, Lease, LeaseTicket, SendBuffer};
 
 /// Payload of a write. The engine keeps it until the request completes, since it may have to be sent to
 /// another node.
@@ -41,6 +41,14 @@ impl WriteData {
         }
     }
 
+    /// The payload of a write that came to the master.
+    pub(crate) fn of_store(source: WriteSource) -> WriteData {
+        match source {
+            WriteSource::Shared(chunk, _) => WriteData::Shared(chunk),
+            WriteSource::Caller(bytes, _) => WriteData::Caller(bytes),
+        }
+    }
+
     pub(crate) fn to_store(&self) -> WriteSource {
         match self {
             WriteData::Shared(chunk) => WriteSource::whole(chunk.clone()),
@@ -56,6 +64,24 @@ pub enum ReadData {
     Lease(Lease),
     /// From a disk of this node.
     Local(ReadTarget),
+    /// In memory that others read too.
+    Shared(WriteData, Option<LeaseTicket>),
+}
+
+impl ReadData {
+    /// The bytes as the payload of a write, and as what they were.
+    pub(crate) fn into_shared(self) -> (WriteData, ReadData) {
+        let (data, ticket) = match self {
+            ReadData::Lease(lease) => match lease.into_shared() {
+                Ok((chunk, ticket)) => (WriteData::Shared(chunk), Some(ticket)),
+                Err(lease) => (WriteData::Caller(Arc::new(lease.as_ref().to_vec())), None),
+            },
+            ReadData::Local(ReadTarget::Chunk(chunk)) => (WriteData::Shared(chunk.share()), None),
+            ReadData::Local(ReadTarget::Bytes(bytes)) => (WriteData::Caller(Arc::new(bytes)), None),
+            ReadData::Shared(data, ticket) => (data, ticket),
+        };
+        (data.clone(), ReadData::Shared(data, ticket))
+    }
 }
 
 impl AsRef<[u8]> for ReadData {
@@ -64,6 +90,8 @@ impl AsRef<[u8]> for ReadData {
             ReadData::Lease(lease) => lease.as_ref(),
             ReadData::Local(ReadTarget::Chunk(chunk)) => chunk.as_ref(),
             ReadData::Local(ReadTarget::Bytes(bytes)) => bytes,
+            ReadData::Shared(WriteData::Shared(chunk), _) => chunk.as_ref(),
+            ReadData::Shared(WriteData::Caller(bytes), _) => bytes,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What the driver wants done, and what comes back to it.
 
-use crate::data::ReadData;
+use crate::data::{ReadData, WriteData};
 use crate::engine::{BlockCompletion, BlockEngine, EngineEvent};
+use crate::master_side::Asker;
 use blockdev_proto::driver::{AnswerUse, DataHandle, DriverAction, Tag};
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::wire::{Answer, Message, Operation, Request, Verdict};
@@ -11,10 +12,9 @@ use transport_proto::identity::{ClientId, NodeId};
 impl BlockEngine {
     pub(crate) fn do_driver(&mut self, core: &mut Core, action: DriverAction) {
         match action {
-            DriverAction::Send { to, tag, request } if to == self.node => {
-                self.execute_here(core, tag, request)
+            DriverAction::Send { to, tag, request } => {
+                self.send_driver_request(core, to, tag, request, ClientId::BLOCK);
             }
-            DriverAction::Send { to, tag, request } => self.send_request(core, to, tag, request),
             DriverAction::Attach { to, attach } if to == self.node => {
                 self.master.attach(to, &attach, &mut self.master_actions);
             }
@@ -34,15 +34,31 @@ impl BlockEngine {
         }
     }
 
-    fn send_request(&mut self, core: &mut Core, to: NodeId, tag: Tag, request: Request) {
-        let data = match self.requests.get(tag.0 as u32).and_then(|kept| kept.data.as_ref()) {
-            Some(data) => data.to_transport(),
-            None => Data::Empty,
-        };
+    /// The payload of a request that one of the drivers has pending.
+    fn payload(&self, tag: Tag, client: ClientId) -> Option<&WriteData> {
+        if client == ClientId::LEGS {
+            return self.mirrors.data_of(tag);
+        }
+        self.requests.get(tag.0 as u32).and_then(|kept| kept.data.as_ref())
+    }
+
+    pub(crate) fn send_driver_request(
+        &mut self,
+        core: &mut Core,
+        to: NodeId,
+        tag: Tag,
+        request: Request,
+        client: ClientId,
+    ) {
+        if to == self.node {
+            return self.execute_here(core, tag, request, client);
+        }
+        let data = self.payload(tag, client).map_or(Data::Empty, WriteData::to_transport);
         let control = Message::Request(request).encode();
-        let sent = core.send(to, ClientId::BLOCK, control.as_bytes(), data, transport_endpoint::Tag::SILENT);
+        let sent = core.send(to, client, control.as_bytes(), data, transport_endpoint::Tag::SILENT);
         if sent.is_err() {
-            self.driver.refused(request.id.slot);
+            let slot = request.id.slot;
+            if client == ClientId::LEGS { self.legs.refused(slot) } else { self.driver.refused(slot) }
         }
     }
 
@@ -85,9 +101,14 @@ impl BlockEngine {
         let handle = data.map(|data| DataHandle(u64::from(self.arrived.insert(data))));
         let takes =
             |action: &DriverAction| matches!(action, DriverAction::Complete { data, .. } if *data == handle);
-        match self.driver.answer(core.now(), from, &answer, handle, &mut self.driver_actions) {
+        let is_leg = BlockEngine::is_leg_request(answer.id.slot);
+        let (driver, actions) = match is_leg {
+            true => (&mut self.legs, &mut self.leg_actions),
+            false => (&mut self.driver, &mut self.driver_actions),
+        };
+        match driver.answer(core.now(), from, &answer, handle, actions) {
             // The completion among the actions takes the data; that of a write wants none.
-            AnswerUse::Completed if handle.is_none() || self.driver_actions.iter().any(takes) => {}
+            AnswerUse::Completed if handle.is_none() || actions.iter().any(takes) => {}
             AnswerUse::Completed | AnswerUse::Absorbed | AnswerUse::Stray => {
                 if let Some(handle) = handle {
                     self.arrived.remove(handle.0 as u32);
@@ -97,13 +118,11 @@ impl BlockEngine {
     }
 
     /// The short way: the master of this node runs the driver's request without the transport (SPEC B1).
-    fn execute_here(&mut self, core: &mut Core, tag: Tag, request: Request) {
-        let source = match self.requests.get(tag.0 as u32) {
-            Some(kept) if request.operation == Operation::Write => {
-                kept.data.as_ref().map(|data| data.to_store())
-            }
+    fn execute_here(&mut self, core: &mut Core, tag: Tag, request: Request, client: ClientId) {
+        let source = match request.operation {
+            Operation::Write => self.payload(tag, client).map(WriteData::to_store),
             _ => None,
         };
-        self.admit(core, self.node, request, source, None);
+        self.admit(core, Asker { node: self.node, client }, request, source, None);
     }
 }

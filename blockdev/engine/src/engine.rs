@@ -3,17 +3,19 @@
 use crate::data::{ReadData, WriteData};
 use crate::disks::{Disk, OwnershipWish};
 use crate::master_side::{Answering, Running};
+use crate::mirrors::{LEGS_FIRST_SLOT, LEGS_PENDING_MAX, Mirrors};
 use crate::slots::Slots;
 use blockdev_proto::driver::{Driver, DriverAction, DriverLimits, Submission, SubmitRefusal, Tag};
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{ByteRange, VolumeId};
 use blockdev_proto::mapping::{Mapping, MappingFault};
 use blockdev_proto::master::{GatePhase, Master, MasterAction, MasterLimits};
-use blockdev_proto::wire::{Message, Operation, PathBroken, RequestFlags, WireFault};
+use blockdev_proto::mirror::Proposal;
+use blockdev_proto::wire::{Attached, Message, Operation, PathBroken, RequestFlags, WireFault};
 use blockdev_store::DriveEnd;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use transport_endpoint::{
     Clients, Completion, Core, Data, Delivery, PeerEvent, PostRefusal, SendBuffer, SendRefusal,
 };
@@ -99,6 +101,15 @@ pub enum EngineEvent {
         /// The configuration number.
         epoch: Epoch,
     },
+    /// The configuration is to say this of a mirror, if its row is still of that generation.
+    Mirror {
+        /// The mirror.
+        volume: VolumeId,
+        /// The row's generation.
+        generation: u64,
+        /// What it is to say.
+        proposal: Proposal,
+    },
     /// This node does not serve the volume any more.
     GateClosed {
         /// The virtual disk.
@@ -142,6 +153,12 @@ const FAILOVERS_MAX: usize = 64;
 pub struct BlockEngine {
     pub(crate) node: NodeId,
     pub(crate) driver: Driver,
+    /// The driver of what mirrors here ask of their legs.
+    pub(crate) legs: Driver,
+    pub(crate) leg_actions: Vec<DriverAction>,
+    pub(crate) mirrors: Mirrors,
+    /// Members and their lives.
+    pub(crate) lives: Vec<(NodeId, Incarnation)>,
     pub(crate) master: Master,
     pub(crate) driver_actions: Vec<DriverAction>,
     pub(crate) master_actions: Vec<MasterAction>,
@@ -172,6 +189,18 @@ impl BlockEngine {
         BlockEngine {
             node,
             driver: Driver::new(node, incarnation, DriverLimits::default()),
+            legs: Driver::new(
+                node,
+                incarnation,
+                DriverLimits {
+                    first_slot: LEGS_FIRST_SLOT,
+                    pending_max: LEGS_PENDING_MAX,
+                    ..DriverLimits::default()
+                },
+            ),
+            leg_actions: Vec::new(),
+            mirrors: Mirrors::default(),
+            lives: Vec::new(),
             master: Master::new(node, MasterLimits::default()),
             driver_actions: Vec::with_capacity(64),
             master_actions: Vec::with_capacity(64),
@@ -199,7 +228,12 @@ impl BlockEngine {
     pub fn mapping(&mut self, core: &mut Core, mapping: &Mapping) -> Result<(), MappingFault> {
         let now = core.now();
         self.note_failover(mapping);
+        if mapping.serving != Some(self.node) {
+            // Before anything else that this number changes.
+            self.abandon_mirror(mapping.volume);
+        }
         self.master.mapping(now, mapping, &mut self.master_actions)?;
+        self.map_leg(core, mapping);
         if self.is_open(mapping.volume) {
             self.driver.mapping(now, mapping, &mut self.driver_actions)?;
         }
@@ -240,6 +274,7 @@ impl BlockEngine {
     pub fn remove(&mut self, core: &mut Core, volume: VolumeId) {
         let now = core.now();
         self.driver.forget(now, volume, BlockErrno::Enodev, &mut self.driver_actions);
+        self.legs.forget(now, volume, BlockErrno::Enodev, &mut self.leg_actions);
         self.master.remove(now, volume, &mut self.master_actions);
         self.last_done.retain(|(known, _)| *known != volume);
         self.act(core);
@@ -287,6 +322,7 @@ impl BlockEngine {
 
     /// Serves nothing from now on, whatever mappings say: majority or membership is lost.
     pub fn fence(&mut self, core: &mut Core) {
+        self.abandon_mirrors();
         self.master.fence(core.now(), &mut self.master_actions);
         self.act(core);
     }
@@ -310,7 +346,9 @@ impl BlockEngine {
     /// Whether nothing of the volume is under way here and nothing new goes out: what a member has to say
     /// yes to before a mapping changes (SPEC C4).
     pub fn stands_still(&self, volume: VolumeId) -> bool {
-        self.driver.stands_still(volume) && !matches!(self.master.gate(volume), GatePhase::Draining(_))
+        self.driver.stands_still(volume)
+            && self.legs.stands_still(volume)
+            && !matches!(self.master.gate(volume), GatePhase::Draining(_))
     }
 
     /// Nothing is admitted while this is set, by whichever thread: a lease has run out, and the reactor has
@@ -324,9 +362,11 @@ impl BlockEngine {
         self.master.counts().executing
     }
 
-    /// Takes the newest list of members.
-    pub fn members(&mut self, members: &[NodeId]) {
-        self.master.members(members);
+    /// Takes the newest list of members with their lives; comes before the mappings of the same number.
+    pub fn members(&mut self, members: &[(NodeId, Incarnation)]) {
+        self.lives = members.to_vec();
+        let nodes: Vec<NodeId> = members.iter().map(|(node, _)| *node).collect();
+        self.master.members(&nodes);
     }
 
     /// The newest mapping of a volume here.
@@ -395,9 +435,13 @@ impl BlockEngine {
         if now >= self.driver.next_deadline() {
             self.driver.timer(now, &mut self.driver_actions);
         }
+        if now >= self.legs.next_deadline() {
+            self.legs.timer(now, &mut self.leg_actions);
+        }
         if now >= self.master.next_deadline() {
             self.master.timer(now, &mut self.master_actions);
         }
+        self.mirror_timers(core);
         self.act(core);
         if !self.answering.is_empty() {
             self.send_answers(core);
@@ -407,13 +451,14 @@ impl BlockEngine {
     }
 
     /// When the engine wants a round though nothing has arrived.
-    pub fn next_deadline(&self, now: Time) -> Time {
+    pub fn next_deadline(&mut self, now: Time) -> Time {
         let soon = |wanted: bool| {
             if wanted { now + core::time::Duration::from_millis(1) } else { Time::NEVER }
         };
         let wish = soon(!self.wishes.is_empty());
         let answers = soon(!self.answering.is_empty());
-        self.driver.next_deadline().min(self.master.next_deadline()).min(wish).min(answers)
+        let drivers = self.driver.next_deadline().min(self.legs.next_deadline());
+        drivers.min(self.master.next_deadline()).min(self.mirrors.next_deadline()).min(wish).min(answers)
     }
 
     /// Prepares to sleep; `false`: a disk has finished something, poll again.
@@ -428,7 +473,11 @@ impl BlockEngine {
             return;
         }
         self.acting = true;
-        while !(self.driver_actions.is_empty() && self.master_actions.is_empty()) {
+        while !(self.driver_actions.is_empty()
+            && self.master_actions.is_empty()
+            && self.leg_actions.is_empty()
+            && self.mirrors.is_idle())
+        {
             let mut actions = core::mem::take(&mut self.driver_actions);
             for action in actions.drain(..) {
                 self.do_driver(core, action);
@@ -439,6 +488,12 @@ impl BlockEngine {
                 self.do_master(core, action);
             }
             restore(&mut self.master_actions, actions);
+            let mut actions = core::mem::take(&mut self.leg_actions);
+            for action in actions.drain(..) {
+                self.do_legs(core, action);
+            }
+            restore(&mut self.leg_actions, actions);
+            while self.act_for_mirrors(core) {}
         }
         self.acting = false;
     }
@@ -446,9 +501,9 @@ impl BlockEngine {
     /// Sends a message that is its control part only; `false`: no credit, or no such peer now.
     pub(crate) fn send_control(&mut self, core: &mut Core, to: NodeId, message: &Message) -> bool {
         let encoded = message.encode();
-        let sent =
-            core.send(to, ClientId::BLOCK, encoded.as_bytes(), Data::Empty, transport_endpoint::Tag::SILENT);
-        sent.is_ok()
+        // With credits that no request waiting for others can use up.
+        let client = ClientId::LEGS;
+        core.send(to, client, encoded.as_bytes(), Data::Empty, transport_endpoint::Tag::SILENT).is_ok()
     }
 }
 
@@ -458,8 +513,8 @@ fn restore<T>(place: &mut Vec<T>, mut emptied: Vec<T>) {
     *place = emptied;
 }
 
-/// The engine as a client of the transport. A program with more clients than this one forwards
-/// [`ClientId::BLOCK`]'s call-backs here.
+/// The engine as two clients of the transport. A program with more of them forwards the call-backs of
+/// [`ClientId::BLOCK`] and [`ClientId::LEGS`] here.
 impl Clients for BlockEngine {
     fn deliver(&mut self, core: &mut Core, delivery: Delivery<'_>) {
         let from = delivery.from;
@@ -468,7 +523,7 @@ impl Clients for BlockEngine {
             Ok(Message::Answer(answer)) => self.on_answer(core, from, answer, delivery),
             Ok(Message::Attach(attach)) => self.master.attach(from, &attach, &mut self.master_actions),
             Ok(Message::Attached(attached)) => {
-                self.driver.attached(core.now(), from, &attached, &mut self.driver_actions);
+                self.attached(core, from, &attached);
             }
             Ok(Message::PathBroken(report)) => self.events.push_back(EngineEvent::PathBroken(report)),
             Err(fault) => self.wire_fault(from, fault),
@@ -479,6 +534,17 @@ impl Clients for BlockEngine {
     fn complete(&mut self, _core: &mut Core, _completion: Completion) {}
 
     fn peer(&mut self, core: &mut Core, event: PeerEvent) {
+        match event {
+            PeerEvent::Up { node, .. } | PeerEvent::Reachable { node } => {
+                self.legs_of_peer(core, node, true);
+            }
+            PeerEvent::Restarted { node, .. } => {
+                self.legs_of_peer(core, node, false);
+                self.legs_of_peer(core, node, true);
+            }
+            PeerEvent::Gone { node } => self.legs_of_peer(core, node, false),
+            PeerEvent::Unreachable { .. } => {}
+        }
         let (now, actions) = (core.now(), &mut self.driver_actions);
         match event {
             PeerEvent::Up { node, .. } => {
@@ -500,14 +566,31 @@ impl Clients for BlockEngine {
         self.act(core);
     }
 
-    fn writable(&mut self, core: &mut Core, node: NodeId, _client: ClientId) {
+    fn writable(&mut self, core: &mut Core, node: NodeId, client: ClientId) {
         self.send_answers(core);
-        self.driver.writable(core.now(), node, u32::MAX, &mut self.driver_actions);
+        if client == ClientId::LEGS {
+            self.legs.writable(core.now(), node, u32::MAX, &mut self.leg_actions);
+        } else {
+            self.driver.writable(core.now(), node, u32::MAX, &mut self.driver_actions);
+        }
         self.act(core);
     }
 }
 
 impl BlockEngine {
+    /// A master's word on an attach: whichever driver asked knows it.
+    pub(crate) fn attached(&mut self, core: &mut Core, from: NodeId, attached: &Attached) {
+        let now = core.now();
+        self.driver.attached(now, from, attached, &mut self.driver_actions);
+        self.legs.attached(now, from, attached, &mut self.leg_actions);
+    }
+
+    /// Nothing is admitted: the lease has run out.
+    pub(crate) fn is_shut(&self) -> bool {
+        // Nothing else is published with it.
+        self.shut.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn wire_fault(&mut self, from: NodeId, fault: WireFault) {
         self.wire_faults += 1;
         if self.last_wire_fault != Some(fault) {

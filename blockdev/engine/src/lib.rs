@@ -16,6 +16,7 @@ mod driver_side;
 mod engine;
 pub mod library;
 mod master_side;
+mod mirrors;
 mod slots;
 mod status;
 

@@ -1,23 +1,32 @@
 //! What the master wants done: requests on disks, answers to drivers, gates and ownership.
 
-use crate::data::ReadData;
+use crate::data::{ReadData, WriteData};
 use crate::disks::OwnershipWish;
 use crate::engine::{BlockEngine, EngineEvent, passes};
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{DiskId, VolumeId};
-use blockdev_proto::master::{Admission, MasterAction, Reply, Token};
+use blockdev_proto::master::{Admission, MasterAction, Token};
 use blockdev_proto::wire::{Answer, Message, Operation, Request, RequestFlags, Verdict};
 use blockdev_store::{DriveEnd, DriveIo, DriveOperation, ReadTarget, Returned, SubmitRefusal, WriteSource};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use transport_endpoint::{BufferHome, Core, Data, Delivery, LeaseTicket, PostRefusal, SendBuffer};
 use transport_proto::identity::{ClientId, NodeId};
 
-/// A request that runs on a disk of this node.
+/// Who asked, and is to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    pub(crate) node: NodeId,
+    /// Which of its drivers.
+    pub(crate) client: ClientId,
+}
+
+/// A request that runs on a disk, or on a mirror, of this node.
 #[derive(Debug)]
 pub(crate) struct Running {
     token: Token,
-    to: NodeId,
+    to: Asker,
+    /// Payload of a write to a mirror.
+    data: Option<WriteData>,
     /// Where a read's memory lies.
     home: Option<BufferHome>,
     /// Credit of the lease whose memory a write is taken from; given back when it ends.
@@ -27,18 +36,18 @@ pub(crate) struct Running {
 /// An answer that the transport has not taken yet.
 #[derive(Debug)]
 pub(crate) struct Answering {
-    to: NodeId,
+    to: Asker,
     answer: Answer,
     data: Data<'static>,
 }
 
 impl BlockEngine {
     pub(crate) fn on_request(&mut self, core: &mut Core, request: Request, delivery: Delivery<'_>) {
-        let from = delivery.from;
+        let from = Asker { node: delivery.from, client: delivery.client };
         if let Err(fault) = request.check_data_length(delivery.data().len()) {
-            self.wire_fault(from, fault);
+            self.wire_fault(from.node, fault);
             let answer = request.answered(Verdict::Errno(BlockErrno::Einval));
-            return self.reply(core, Reply { to: from, answer }, None);
+            return self.reply(core, from, answer, None);
         }
         if request.operation != Operation::Write {
             return self.admit(core, from, request, None, None);
@@ -59,19 +68,18 @@ impl BlockEngine {
     pub(crate) fn admit(
         &mut self,
         core: &mut Core,
-        from: NodeId,
+        from: Asker,
         request: Request,
         source: Option<WriteSource>,
         ticket: Option<LeaseTicket>,
     ) {
-        // Nothing else is published with it.
-        if self.shut.load(Ordering::Relaxed) {
+        if self.is_shut() {
             let answer = request.answered(Verdict::NackBusy);
-            return self.reply(core, Reply { to: from, answer }, None);
+            return self.reply(core, from, answer, None);
         }
-        match self.master.admit(core.now(), from, &request) {
+        match self.master.admit(core.now(), from.node, &request) {
             Admission::Execute(token) => self.execute(core, from, token, request, source, ticket),
-            Admission::Answer(answer) => self.reply(core, Reply { to: from, answer }, None),
+            Admission::Answer(answer) => self.reply(core, from, answer, None),
             Admission::Drop => {}
         }
     }
@@ -79,31 +87,50 @@ impl BlockEngine {
     fn execute(
         &mut self,
         core: &mut Core,
-        to: NodeId,
+        to: Asker,
         token: Token,
         request: Request,
         source: Option<WriteSource>,
         ticket: Option<LeaseTicket>,
     ) {
+        if self.mirrors.has(request.volume) {
+            let data = source.map(WriteData::of_store);
+            self.note_running(Running { token, to, data, home: None, ticket });
+            return self.run_on_mirror(core, token, &request);
+        }
         let (operation, home) = match self.operation(core, to, &request, source) {
             Ok(prepared) => prepared,
             Err(errno) => return self.executed(core, token, to, Err(errno), None),
         };
-        let running = Running { token, to, home, ticket };
-        let index = token.index as usize;
+        self.note_running(Running { token, to, data: None, home, ticket });
+        let io = DriveIo { tag: u64::from(token.index), offset_bytes: request.range.offset, operation };
+        self.run(core, request.volume, io);
+    }
+
+    fn note_running(&mut self, running: Running) {
+        let index = running.token.index as usize;
         if self.running.len() <= index {
             self.running.resize_with(index + 1, || None);
         }
         self.running[index] = Some(running);
-        let io = DriveIo { tag: u64::from(token.index), offset_bytes: request.range.offset, operation };
-        self.run(core, request.volume, io);
+    }
+
+    /// Takes out a request that runs, if it is that one.
+    pub(crate) fn take_running(&mut self, token: Token) -> Option<Running> {
+        self.running.get_mut(token.index as usize)?.take_if(|running| running.token == token)
+    }
+
+    /// The payload of a write that runs.
+    pub(crate) fn payload_of(&self, token: Token) -> Option<WriteData> {
+        let running = self.running.get(token.index as usize)?.as_ref();
+        running.filter(|running| running.token == token)?.data.clone()
     }
 
     /// The request as the store knows it. Memory for a read is taken where the reader will find the bytes.
     fn operation(
         &mut self,
         core: &mut Core,
-        to: NodeId,
+        to: Asker,
         request: &Request,
         source: Option<WriteSource>,
     ) -> Result<(DriveOperation, Option<BufferHome>), BlockErrno> {
@@ -113,10 +140,10 @@ impl BlockEngine {
         Ok(match request.operation {
             Operation::Read => {
                 let length = request.range.length as usize;
-                let reserved = if to == self.node {
+                let reserved = if to.node == self.node {
                     core.allocate(length)
                 } else {
-                    core.reserve(to, ClientId::BLOCK, length)
+                    core.reserve(to.node, to.client, length)
                 };
                 match reserved {
                     Ok(buffer) => {
@@ -179,22 +206,62 @@ impl BlockEngine {
         &mut self,
         core: &mut Core,
         token: Token,
-        to: NodeId,
+        to: Asker,
         result: Result<(), BlockErrno>,
         data: Option<(ReadTarget, Option<BufferHome>)>,
     ) {
         let reply = self.master.executed(core.now(), token, result, &mut self.master_actions);
-        debug_assert!(reply.is_none_or(|reply| reply.to == to));
+        debug_assert!(reply.is_none_or(|reply| reply.to == to.node));
         if let Some(reply) = reply {
             let data = if reply.answer.verdict == Verdict::Done { data } else { None };
-            self.reply(core, reply, data);
+            self.reply(core, to, reply.answer, data);
         }
     }
 
-    fn reply(&mut self, core: &mut Core, reply: Reply, data: Option<(ReadTarget, Option<BufferHome>)>) {
-        if reply.to == self.node {
+    /// A mirror is done with a request.
+    pub(crate) fn executed_for(
+        &mut self,
+        core: &mut Core,
+        running: Running,
+        result: Result<(), BlockErrno>,
+        data: Option<ReadData>,
+    ) {
+        let Running { token, to, .. } = running;
+        let Some(reply) = self.master.executed(core.now(), token, result, &mut self.master_actions) else {
+            return;
+        };
+        let data = data.filter(|_| reply.answer.verdict == Verdict::Done);
+        if to.node == self.node {
+            return self.answered(core, to.node, reply.answer, data);
+        }
+        let (data, ticket) = match data.map(ReadData::into_shared) {
+            Some((shared, ReadData::Shared(_, ticket))) => (shared.to_transport(), ticket),
+            Some((shared, _)) => (shared.to_transport(), None),
+            None => (Data::Empty, None),
+        };
+        self.send_answer(core, to, reply.answer, data);
+        // The transport holds the memory; the credit for more of it goes back.
+        drop(ticket);
+    }
+
+    /// A request will not be carried out by the mirror here: whoever asked asks again.
+    pub(crate) fn withdraw(&mut self, core: &mut Core, token: Token) {
+        let Some(Running { to, .. }) = self.take_running(token) else { return };
+        if let Some(reply) = self.master.withdrawn(core.now(), token, &mut self.master_actions) {
+            self.reply(core, to, reply.answer, None);
+        }
+    }
+
+    fn reply(
+        &mut self,
+        core: &mut Core,
+        to: Asker,
+        answer: Answer,
+        data: Option<(ReadTarget, Option<BufferHome>)>,
+    ) {
+        if to.node == self.node {
             let data = data.map(|(target, _)| ReadData::Local(target));
-            self.answered(core, reply.to, reply.answer, data);
+            self.answered(core, to.node, answer, data);
             return self.act(core);
         }
         let data = match data {
@@ -205,16 +272,16 @@ impl BlockEngine {
             Some((ReadTarget::Bytes(bytes), _)) => Some(Data::Caller(Arc::new(bytes))),
             None => None,
         };
-        self.send_answer(core, reply.to, reply.answer, data.unwrap_or(Data::Empty));
+        self.send_answer(core, to, answer, data.unwrap_or(Data::Empty));
     }
 
     /// Sends an answer, or keeps it until the transport takes it. Bounded by the requests that may run and by
     /// the window of each peer: a peer without credit has that many answers outstanding and sends no more
     /// requests.
-    fn send_answer(&mut self, core: &mut Core, to: NodeId, answer: Answer, data: Data<'static>) {
+    fn send_answer(&mut self, core: &mut Core, to: Asker, answer: Answer, data: Data<'static>) {
         let control = Message::Answer(answer).encode();
         let tag = transport_endpoint::Tag::SILENT;
-        match core.send(to, ClientId::BLOCK, control.as_bytes(), data, tag) {
+        match core.send(to.node, to.client, control.as_bytes(), data, tag) {
             Ok(()) => {}
             Err((refusal, data)) if passes(refusal) => {
                 self.answering.push_back(Answering { to, answer, data });
@@ -234,13 +301,21 @@ impl BlockEngine {
 
     /// A peer's old life is gone, and with it whoever waited for these.
     pub(crate) fn forget_answers(&mut self, node: NodeId) {
-        self.answering.retain(|answering| answering.to != node);
+        self.answering.retain(|answering| answering.to.node != node);
     }
 
     // --- gates and ownership ---
 
     pub(crate) fn do_master(&mut self, core: &mut Core, action: MasterAction) {
         match action {
+            MasterAction::TakeOwnership { volume, disk: DiskId::PARTS } => self.open_mirror(core, volume),
+            MasterAction::ReleaseOwnership { volume, disk: DiskId::PARTS } => {
+                self.abandon_mirror(volume);
+                self.master.ownership_released(core.now(), volume, &mut self.master_actions);
+            }
+            MasterAction::PersistEpoch { volume, disk: DiskId::PARTS, epoch } => {
+                self.persist_on_mirror(core, volume, epoch);
+            }
             MasterAction::TakeOwnership { volume, disk } => self.wish(OwnershipWish::Take { volume, disk }),
             MasterAction::ReleaseOwnership { volume, disk } => {
                 self.wish(OwnershipWish::Release { volume, disk })
@@ -255,7 +330,7 @@ impl BlockEngine {
                 self.events.push_back(EngineEvent::GateClosed { volume, epoch });
             }
             MasterAction::AnswerAttached { to, attached } if to == self.node => {
-                self.driver.attached(core.now(), to, &attached, &mut self.driver_actions);
+                self.attached(core, to, &attached);
             }
             MasterAction::AnswerAttached { to, attached } => {
                 // Lost for want of credit, it is asked for again.

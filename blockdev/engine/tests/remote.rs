@@ -62,7 +62,7 @@ impl Nodes {
             let core = nodes.0[of].core();
             core.set_peer(&plan).unwrap();
             core.configure(Epoch(1), &[NodeId(1), NodeId(2)]);
-            nodes.0[of].clients().members(&[NodeId(1), NodeId(2)]);
+            nodes.0[of].clients().members(&[(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(2))]);
         }
         let registry = nodes.0[0].registry().try_clone().unwrap();
         let disk = AnyBacking::Memory(MemoryDisk::new(SIZE, 4096).unwrap());

@@ -30,7 +30,9 @@ pub struct DataHandle(pub u64);
 /// Sizes and spans of a driver. All may be chosen freely; none is needed for safety.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DriverLimits {
-    /// Requests pending at the most, over all volumes. `1..=SLOTS_MAX`; one more is refused.
+    /// The first of its slots: two drivers of one life of a node have none in common.
+    pub first_slot: Slot,
+    /// Requests pending at the most, over all volumes. `1..=SLOTS_MAX - first_slot`; one more is refused.
     pub pending_max: usize,
     /// First wait after a busy answer; doubles with each further one.
     pub busy_wait_min: Duration,
@@ -46,6 +48,7 @@ pub struct DriverLimits {
 impl Default for DriverLimits {
     fn default() -> DriverLimits {
         DriverLimits {
+            first_slot: Slot(0),
             pending_max: 1024,
             busy_wait_min: Duration::from_micros(200),
             busy_wait_max: Duration::from_millis(50),
@@ -208,13 +211,13 @@ pub struct Driver {
 impl Driver {
     /// A driver of this node's present life, without any volume. Allocates its pending list here and now.
     pub fn new(node: NodeId, incarnation: Incarnation, limits: DriverLimits) -> Driver {
-        let slots = limits.pending_max.clamp(1, SLOTS_MAX);
+        let slots = limits.pending_max.clamp(1, SLOTS_MAX - limits.first_slot.index());
         Driver {
             node,
             incarnation,
             limits: DriverLimits { pending_max: slots, ..limits },
             volumes: VolumeTable::new(),
-            pending: PendingList::new(slots),
+            pending: PendingList::new(limits.first_slot.0, slots),
             peers: Vec::new(),
             deadline: Time::NEVER,
             send_again_at: Time::NEVER,

@@ -24,6 +24,11 @@ pub const VOLUMES_MAX: usize = 1 << 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskId(pub u32);
 
+impl DiskId {
+    /// No disk: the node serves the volume from other virtual disks.
+    pub const PARTS: DiskId = DiskId(u32::MAX);
+}
+
 impl fmt::Display for DiskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "disk {}", self.0)

@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod checksum;
 pub mod driver;
 mod duplicates;
 pub mod errno;
@@ -18,6 +19,7 @@ mod gate;
 pub mod geometry;
 pub mod mapping;
 pub mod master;
+pub mod mirror;
 mod overlap;
 mod pending;
 pub mod rules;

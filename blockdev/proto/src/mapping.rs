@@ -122,6 +122,12 @@ impl Mapping {
         self.candidates.iter().flatten().find(usable).map(|candidate| candidate.node)
     }
 
+    /// Whether it lies on other virtual disks and not on a disk.
+    #[inline]
+    pub fn has_parts(&self) -> bool {
+        self.candidates[0].is_some_and(|candidate| candidate.disk == DiskId::PARTS)
+    }
+
     /// Size, blocks and whether it may be written.
     #[inline]
     pub fn geometry(&self) -> Geometry {

@@ -31,13 +31,15 @@ use transport_proto::time::Time;
 pub struct MasterLimits {
     /// Requests running on the store at the most, over all volumes; one more is answered busy.
     pub executing_max: usize,
+    /// Of those, requests for volumes that lie on other virtual disks; the rest is left for these.
+    pub with_parts_max: usize,
     /// After a store refused to give ownership or to persist a number, the master asks again after this time.
     pub store_again_after: Duration,
 }
 
 impl Default for MasterLimits {
     fn default() -> MasterLimits {
-        MasterLimits { executing_max: 4096, store_again_after: Duration::from_secs(1) }
+        MasterLimits { executing_max: 4096, with_parts_max: 1024, store_again_after: Duration::from_secs(1) }
     }
 }
 
@@ -203,6 +205,8 @@ pub struct Master<R: Rules = Strict> {
     disks: Vec<DiskId>,
     clients: ClientTable,
     running: RunningList,
+    /// Requests that run for volumes that lie on other virtual disks.
+    running_with_parts: usize,
     deadline: Time,
     /// No gate may open, see [`Master::fence`].
     fenced: bool,
@@ -227,6 +231,7 @@ impl<R: Rules> Master<R> {
             disks: Vec::new(),
             clients: ClientTable::new(),
             running: RunningList::new(limits.executing_max.max(1)),
+            running_with_parts: 0,
             deadline: Time::NEVER,
             fenced: false,
             counts: MasterCounts::default(),
@@ -340,7 +345,8 @@ impl<R: Rules> Master<R> {
         {
             return self.answered(request, Verdict::Errno(errno));
         }
-        if self.running.is_full() {
+        let has_parts = served.mapping.has_parts();
+        if self.running.is_full() || (has_parts && self.running_with_parts >= self.limits.with_parts_max) {
             return self.answered(request, Verdict::NackBusy);
         }
         if let Err(refusal) = served.gate.enter::<R>(request.epoch) {
@@ -349,6 +355,7 @@ impl<R: Rules> Master<R> {
         }
         client.duplicates.begin(request.id, request.epoch);
         client.running += 1;
+        self.running_with_parts += usize::from(has_parts);
         let token = self.running.begin(Running {
             client: from,
             incarnation: request.incarnation,
@@ -356,6 +363,7 @@ impl<R: Rules> Master<R> {
             epoch: request.epoch,
             volume: index as u32,
             operation: request.operation,
+            has_parts,
             since: now,
         });
         Admission::Execute(token)
@@ -372,12 +380,32 @@ impl<R: Rules> Master<R> {
         actions: &mut Vec<MasterAction>,
     ) -> Option<Reply> {
         let running = self.running.end(token);
-        let index = running.volume as usize;
         self.counts.executed += 1;
         let verdict = match result {
             Ok(()) => Verdict::Done,
-            Err(errno) => self.failure(index, running.epoch, errno, actions),
+            Err(errno) => self.failure(running.volume as usize, running.epoch, errno, actions),
         };
+        self.ended(now, &running, verdict, actions)
+    }
+
+    /// A request will not be carried out here, whatever it did so far: its driver asks again. For volumes
+    /// that lie on other virtual disks, whose gates see to it that nothing of it comes later than a newer
+    /// number.
+    pub fn withdrawn(&mut self, now: Time, token: Token, actions: &mut Vec<MasterAction>) -> Option<Reply> {
+        let running = self.running.end(token);
+        let gate_epoch = self.volumes[running.volume as usize].mapping.epoch;
+        self.ended(now, &running, Verdict::NackStale { gate_epoch }, actions)
+    }
+
+    fn ended(
+        &mut self,
+        now: Time,
+        running: &Running,
+        verdict: Verdict,
+        actions: &mut Vec<MasterAction>,
+    ) -> Option<Reply> {
+        let index = running.volume as usize;
+        self.running_with_parts -= usize::from(running.has_parts);
         let mut epoch = running.epoch;
         let client = self.clients.known(running.client);
         client.running -= 1;
@@ -470,7 +498,8 @@ impl<R: Rules> Master<R> {
         let Some(index) = self.volumes.find(volume) else { return };
         let Some(step) = self.volumes[index].gate.failed() else { return };
         // The last sound path is not reported: nobody would serve then, and nobody would ask the store again.
-        if self.volumes[index].mapping.usable_elsewhere(self.node) {
+        let mapping = &self.volumes[index].mapping;
+        if mapping.usable_elsewhere(self.node) && !mapping.has_parts() {
             self.report_path_broken(index, actions);
         }
         self.do_step(index, step, actions);

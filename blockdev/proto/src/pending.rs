@@ -98,12 +98,13 @@ pub(crate) struct PendingList {
 }
 
 impl PendingList {
-    /// An empty list of this many slots, `1..=SLOTS_MAX`.
-    pub(crate) fn new(slots: usize) -> PendingList {
-        assert!((1..=SLOTS_MAX).contains(&slots), "a driver has 1..={SLOTS_MAX} slots, not {slots}");
-        let next = |index: usize| (index + 1 < slots).then_some(Slot(index as u32 + 1));
-        let entries = (0..slots).map(|index| Pending::free(next(index))).collect();
-        PendingList { entries, free: Some(Slot(0)), length: 0, last_sequence: Sequence(0) }
+    /// An empty list of this many slots, from this one on; all are below [`SLOTS_MAX`].
+    pub(crate) fn new(first: u32, slots: usize) -> PendingList {
+        let end = first as usize + slots;
+        assert!(slots > 0 && end <= SLOTS_MAX, "{slots} slots from {first} on are not below {SLOTS_MAX}");
+        let next = |index: usize| (index + 1 < end).then_some(Slot(index as u32 + 1));
+        let entries = (0..end).map(|index| Pending::free(next(index))).collect();
+        PendingList { entries, free: Some(Slot(first)), length: 0, last_sequence: Sequence(0) }
     }
 
     /// Requests in the list.
@@ -278,7 +279,7 @@ mod tests {
     // proves: B2
     #[test]
     fn the_list_refuses_when_full_and_never_gives_a_sequence_twice() {
-        let mut list = PendingList::new(3);
+        let mut list = PendingList::new(0, 3);
         let ids: Vec<RequestId> = core::iter::from_fn(|| list.take()).collect();
         assert_eq!(ids.len(), 3);
         assert_eq!(list.take(), None);
@@ -297,7 +298,7 @@ mod tests {
             order in Just((0u32..24).collect::<Vec<_>>()).prop_shuffle(),
             gone in prop::collection::btree_set(0u32..24, 0..12),
         ) {
-            let mut list = PendingList::new(24);
+            let mut list = PendingList::new(0, 24);
             while list.take().is_some() {}
             let mut queue = HeldQueue::default();
             for number in &order {

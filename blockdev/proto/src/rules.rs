@@ -1,13 +1,22 @@
-//! The safety rules that a master obeys, as a type, so that tests can build a master that breaks one of them
-//! and see whether their checkers notice. A rule is settled when a program is compiled: a master of
+//! The safety rules that a master or a mirror obeys, as a type, so that tests can build one that breaks one
+//! of them and see whether their checkers notice. A rule is settled when a program is compiled: a master of
 //! [`Strict`] rules carries no switch that a fault or a flag could turn, and costs nothing more.
 
-/// Which safety rules a master obeys. Every product runs [`Strict`], which a plain `Master` names.
+/// Which safety rules a master or a mirror obeys. Every product runs [`Strict`], which a plain `Master` or
+/// `Mirror` names.
 pub trait Rules {
     /// A request enters only at the number that the gate is open at, and the gate drains before it is raised.
     const EPOCH_GATE: bool = true;
     /// A copy of a request that runs or ran is answered from the duplicate table and not run again.
     const DUPLICATE_TABLE: bool = true;
+    /// A write that a leg in sync missed is answered after the configuration calls that leg stale.
+    const STALE_BEFORE_ANSWER: bool = true;
+    /// A region's bit is on stable storage before the region is written.
+    const MAP_BEFORE_DATA: bool = true;
+    /// A region's bit is cleared after the legs were flushed.
+    const FLUSH_BEFORE_CLEAR: bool = true;
+    /// A region is locked against writes while it is copied.
+    const LOCK_WHILE_COPYING: bool = true;
 }
 
 /// All of them.
@@ -22,6 +31,38 @@ pub enum NoEpochGate {}
 
 impl Rules for NoEpochGate {
     const EPOCH_GATE: bool = false;
+}
+
+/// A mutant for tests: a write is answered while a leg that missed it is still called in sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerBeforeStale {}
+
+impl Rules for AnswerBeforeStale {
+    const STALE_BEFORE_ANSWER: bool = false;
+}
+
+/// A mutant for tests: regions are written before their bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataBeforeMap {}
+
+impl Rules for DataBeforeMap {
+    const MAP_BEFORE_DATA: bool = false;
+}
+
+/// A mutant for tests: bits are cleared while what was written may still be in a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClearBeforeFlush {}
+
+impl Rules for ClearBeforeFlush {
+    const FLUSH_BEFORE_CLEAR: bool = false;
+}
+
+/// A mutant for tests: writes go on in a region that is being copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyUnlocked {}
+
+impl Rules for CopyUnlocked {
+    const LOCK_WHILE_COPYING: bool = false;
 }
 
 /// A mutant for tests: copies of requests run again.

@@ -60,6 +60,8 @@ enum Command {
     Disk(table::disk::Arguments),
     /// See and change virtual disks, while clients use them.
     Vdisk(table::vdisk::Arguments),
+    /// See and change virtual disks that lie on others: mirrors.
+    Volume(table::volume::Arguments),
     /// See and change who may open a virtual disk.
     Permission(table::permission::Arguments),
     /// See and change NBD servers.
@@ -94,6 +96,7 @@ fn main() -> ExitCode {
         Command::Rail(arguments) => table::rail::run(&arguments),
         Command::Disk(arguments) => table::disk::run(&arguments),
         Command::Vdisk(arguments) => table::vdisk::run(&arguments),
+        Command::Volume(arguments) => table::volume::run(&arguments),
         Command::Permission(arguments) => table::permission::run(&arguments),
         Command::Nbd(arguments) => table::nbd::run(&arguments),
         Command::Change(arguments) => reconfigure::run(&arguments),

@@ -31,6 +31,10 @@ pub(crate) fn access(
     client: &ClientIdentity,
     daemon: u32,
 ) -> Access {
+    // Whoever could open a part could change what the whole is.
+    if rows.whole_of(volume).is_some() {
+        return Access::Nothing;
+    }
     match (rows.permission(volume), client) {
         (Some(row), _) if !row.nodes.contains(&node) => Access::Nothing,
         (Some(_), ClientIdentity::Local { user: ROOT, .. }) => Access::Write,

@@ -2,11 +2,13 @@
 
 use crate::consensus::Asker;
 use crate::leaving::Farewell;
+use crate::mirrors;
 use crate::ndd;
 use crate::node::Node;
 use crate::replica::News;
 use crate::start::new_life;
 use blockdev_proto::geometry::VolumeId;
+use blockdev_proto::mapping::Mapping;
 use control_proto::ccd::{Cause, Change, Event, Row, RowEvent, RowKey, Table};
 use control_proto::membership::Input;
 use control_proto::rows::{ClusterRows, LostQuorum};
@@ -60,7 +62,13 @@ impl Touched {
 fn is_configured(table: Table) -> bool {
     matches!(
         table,
-        Table::Nodes | Table::Links | Table::Permissions | Table::Nbd | Table::Settings | Table::Formats
+        Table::Nodes
+            | Table::Links
+            | Table::Permissions
+            | Table::Nbd
+            | Table::Settings
+            | Table::Formats
+            | Table::Volumes
     )
 }
 
@@ -170,7 +178,9 @@ impl Node {
         if members_changed {
             let listed: Vec<u16> = members.iter().map(|node| node.0).collect();
             tracing::info!(number = view.epoch.0, members = ?listed, "members");
-            clients.engine.members(&members);
+            let lives: Vec<(NodeId, Incarnation)> =
+                membership.members.iter().map(|member| (member.node, member.incarnation)).collect();
+            clients.engine.members(&lives);
             let leads_no_more = |leader: &NodeId| {
                 !members.contains(leader) && departed.iter().any(|(gone, _)| gone == leader)
             };
@@ -209,12 +219,14 @@ impl Node {
 
     fn map(&mut self, view: &ClusterView, all: bool, volumes: &BTreeSet<VolumeId>) {
         let (core, clients) = self.station.endpoint.parts();
-        if all {
-            view.mappings().for_each(|mapping| ndd::map(&mut clients.engine, core, &mapping));
-        } else {
-            let touched = volumes.iter().filter_map(|volume| view.mapping(*volume));
-            touched.for_each(|mapping| ndd::map(&mut clients.engine, core, &mapping));
-        }
+        mirrors::follow(&mut clients.engine, core, self.replica.database(), self.genesis.node);
+        let mut mappings: Vec<Mapping> = match all {
+            true => view.mappings().collect(),
+            false => volumes.iter().filter_map(|volume| view.mapping(*volume)).collect(),
+        };
+        // What lies on others is given up before a newer number of these is acted on.
+        mappings.sort_by_key(|mapping| !mapping.has_parts());
+        mappings.iter().for_each(|mapping| ndd::map(&mut clients.engine, core, mapping));
         self.disks.let_go(&mut clients.engine);
     }
 

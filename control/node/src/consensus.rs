@@ -1,5 +1,6 @@
 //! The replicated log as a client of the transport: its messages, and what this node proposes to it.
 
+use blockdev_proto::geometry::VolumeId;
 use control_proto::ccd::{ANSWERS_MAX, Answer, Change, Command, Expect, OperationId};
 use control_raft::{
     ClusterStamp, Fatal, Handle, Machine, NotDone, Outcome, Outputs, RaftOptions, RaftState, Refusal,
@@ -38,6 +39,8 @@ pub(crate) enum Asker {
     Steward,
     /// This node as one that takes part in a reconfiguration.
     Participant,
+    /// This node as the one that serves a mirror.
+    Mirror(VolumeId),
     /// This node as the leader that watches over deadlines.
     Overseer,
     /// This node as one that heard of the end of a node, or of its own past.

@@ -20,6 +20,7 @@ mod lease;
 mod leaving;
 mod membership;
 mod memory;
+mod mirrors;
 mod monitor;
 mod ndd;
 mod node;

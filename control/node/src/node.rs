@@ -354,7 +354,7 @@ impl Node {
                 Asker::Admin(number) => self.desk.finished(number, finished.result),
                 Asker::Departure => self.departure_answered(&finished.result),
                 Asker::Participant => self.reconfigurations.answered(core.now()),
-                Asker::Overseer | Asker::Arrival | Asker::Witness => {}
+                Asker::Overseer | Asker::Arrival | Asker::Witness | Asker::Mirror(_) => {}
             }
         }
     }
@@ -395,6 +395,9 @@ impl Node {
             }
             EngineEvent::GateOpened { volume, epoch } => {
                 tracing::info!(volume = volume.0, epoch = epoch.0, "this node serves the virtual disk");
+            }
+            EngineEvent::Mirror { volume, generation, proposal } => {
+                self.speak_for_mirror(volume, generation, proposal);
             }
             EngineEvent::GateClosed { volume, epoch } => {
                 tracing::info!(volume = volume.0, epoch = epoch.0, "gate closed and drained");

@@ -1,9 +1,11 @@
 //! What `netdisk status` tells: the node at one moment, as data and as text.
 
 mod changes;
+mod mirrors;
 mod verbs;
 
 pub(crate) use changes::change_text;
+pub use mirrors::{Leg, Mirror};
 pub use verbs::Verbs;
 
 use crate::distress::Distress;
@@ -66,6 +68,9 @@ pub struct Status {
     pub disks: Vec<Disk>,
     /// Virtual disks.
     pub virtual_disks: Vec<VirtualDisk>,
+    /// Mirrors.
+    #[serde(default)]
+    pub mirrors: Vec<Mirror>,
     /// Requests of this node's clients.
     pub driver: Driver,
     /// Requests of all nodes for the disks here.
@@ -292,6 +297,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
     let (core, clients) = node.station.endpoint.parts();
     let transport = core.status();
     let engine = clients.engine.status(&volumes);
+    let mirrored = mirrors::mirrors(&rows, &clients.engine);
     let failovers = clients.engine.failovers().map(|failover| Failover {
         virtual_disk: volume_name(&rows, failover.volume),
         epoch: failover.epoch.0,
@@ -324,6 +330,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
         peers: peers(&transport, &reports, &node.distress),
         disks: disks(&rows, &engine),
         virtual_disks: virtual_disks(&rows, &engine, &open),
+        mirrors: mirrored,
         driver: Driver {
             pending: engine.driver.pending,
             completed: engine.driver.completed,
@@ -596,6 +603,7 @@ fn render_disks(status: &Status, out: &mut String) -> std::fmt::Result {
             disk.pending
         )?;
     }
+    mirrors::render(&status.mirrors, out)?;
     for disk in &status.disks {
         let oldest = disk.oldest_us.map_or_else(String::new, |us| format!(", oldest {us} us"));
         writeln!(

@@ -36,7 +36,7 @@ impl Clients for NodeClients {
     #[inline]
     fn deliver(&mut self, core: &mut Core, delivery: Delivery<'_>) {
         match delivery.client {
-            ClientId::BLOCK => self.engine.deliver(core, delivery),
+            ClientId::BLOCK | ClientId::LEGS => self.engine.deliver(core, delivery),
             ClientId::MEMBERSHIP => self.membership.deliver(core, delivery),
             ClientId::CONFIGURATION => {
                 if let Some(consensus) = &mut self.consensus {
@@ -48,7 +48,7 @@ impl Clients for NodeClients {
     }
 
     fn complete(&mut self, core: &mut Core, completion: Completion) {
-        if completion.client == ClientId::BLOCK {
+        if matches!(completion.client, ClientId::BLOCK | ClientId::LEGS) {
             self.engine.complete(core, completion);
         }
     }
@@ -63,7 +63,7 @@ impl Clients for NodeClients {
 
     fn writable(&mut self, core: &mut Core, node: NodeId, client: ClientId) {
         // What membership could not send is said again by itself.
-        if client == ClientId::BLOCK {
+        if matches!(client, ClientId::BLOCK | ClientId::LEGS) {
             self.engine.writable(core, node, client);
         }
     }

@@ -29,6 +29,7 @@ mod departure;
 mod event;
 mod format;
 mod members;
+mod mirror;
 mod reconfiguration;
 mod refusal;
 mod row;
@@ -45,6 +46,7 @@ pub use database::{Database, VolumeState};
 pub use event::{Cause, EVENT_BYTES_MAX, EVENTS_MAX, Event, Gap, RowEvent};
 pub use format::{FormatRow, Step};
 pub use members::{BROKEN_MAX, MemberCause, MembershipRow, Steward, Why};
+pub use mirror::MirrorChange;
 pub use reconfiguration::{
     CancelCause, DEADLINE_MS_MAX, FINISHED_MAX, Phase, RECONFIGURATIONS_MAX, Reconfiguration,
     ReconfigurationId,

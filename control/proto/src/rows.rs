@@ -4,6 +4,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
+use blockdev_proto::mirror::LegState;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use transport_proto::connectivity;
@@ -166,6 +167,70 @@ pub struct VirtualDiskRow {
     pub on_lost_quorum: LostQuorum,
 }
 
+/// Why a leg of a mirror is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StaleReason {
+    /// It was never copied to.
+    New,
+    /// No node served it.
+    Unreachable,
+    /// It failed a request.
+    Failed,
+    /// Its content was gone, or not the mirror's.
+    Lost,
+    /// An operator took it out.
+    Operator,
+}
+
+/// A leg of a mirror: a virtual disk that holds a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LegRow {
+    /// The virtual disk. Nobody else uses it.
+    pub volume: VolumeId,
+    /// Chosen when the leg was added, and never again for another.
+    pub identity: u64,
+    /// Whether it has everything. Changed by the node that serves the mirror, never by hand.
+    pub state: LegState,
+    /// Why it is stale, or was last.
+    pub why: StaleReason,
+}
+
+/// Copies of the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorShape {
+    /// Chosen when the mirror was made, and never again for another.
+    pub instance: u64,
+    /// Nothing was written through it yet.
+    pub fresh: bool,
+    /// The copies.
+    pub legs: Vec<LegRow>,
+}
+
+/// How a volume lies on other virtual disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Each of them holds all of it.
+    Mirror(MirrorShape),
+}
+
+/// What a virtual disk lies on, if not on a disk: other virtual disks (SPEC B9). Its candidates name
+/// [`DiskId::PARTS`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeRow {
+    /// The virtual disk.
+    pub volume: VolumeId,
+    /// How it lies on others.
+    pub shape: Shape,
+}
+
+impl VolumeRow {
+    /// The virtual disks that it lies on.
+    pub fn parts(&self) -> impl Iterator<Item = VolumeId> + '_ {
+        let Shape::Mirror(mirror) = &self.shape;
+        mirror.legs.iter().map(|leg| leg.volume)
+    }
+}
+
 /// What clients of a virtual disk meet on a node without quorum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LostQuorum {
@@ -253,6 +318,8 @@ pub struct ClusterRows {
     pub disks: Vec<DiskRow>,
     /// Virtual disks by rising id.
     pub virtual_disks: Vec<VirtualDiskRow>,
+    /// Virtual disks that lie on others, by rising virtual disk.
+    pub volumes: Vec<VolumeRow>,
     /// Permissions by rising virtual disk, one row for each at the most.
     pub permissions: Vec<PermissionRow>,
     /// NBD servers by node and address.
@@ -292,6 +359,7 @@ impl ClusterRows {
             spread: Spread::default(),
             disks: Vec::new(),
             virtual_disks: Vec::new(),
+            volumes: Vec::new(),
             permissions: Vec::new(),
             nbd: Vec::new(),
             memory_budget_bytes: MEMORY_BUDGET_BYTES_USUAL,
@@ -306,6 +374,7 @@ impl ClusterRows {
         self.links.sort_by_key(|row| row.number);
         self.disks.sort_by_key(|row| row.id);
         self.virtual_disks.sort_by_key(|row| row.id);
+        self.volumes.sort_by_key(|row| row.volume);
         self.permissions.sort_by_key(|row| row.volume);
         self.nbd.sort_by(|a, b| (a.node, &a.listen).cmp(&(b.node, &b.listen)));
     }
@@ -338,6 +407,16 @@ impl ClusterRows {
     /// The row of the virtual disk with this name.
     pub fn virtual_disk_named(&self, name: &str) -> Option<&VirtualDiskRow> {
         self.virtual_disks.iter().find(|row| row.name == name)
+    }
+
+    /// What a virtual disk lies on, if it lies on others.
+    pub fn volume(&self, volume: VolumeId) -> Option<&VolumeRow> {
+        found(&self.volumes, self.volumes.binary_search_by_key(&volume, |row| row.volume))
+    }
+
+    /// The volume that lies on this virtual disk.
+    pub fn whole_of(&self, part: VolumeId) -> Option<&VolumeRow> {
+        self.volumes.iter().find(|row| row.parts().any(|one| one == part))
     }
 
     /// The permission row of a virtual disk.

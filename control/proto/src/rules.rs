@@ -8,13 +8,14 @@ mod addresses;
 mod disks;
 mod fault;
 mod links;
+mod volumes;
 
 pub use fault::{RowFault, SettingKey};
 
 use crate::ccd::{Row, RowKey, SettingsRow, Table};
 use crate::rows::{
     ClusterRows, MEMORY_BUDGET_BYTES_MIN, NAME_BYTES_MAX, NBD_SERVERS_MAX, NODES_MAX, NbdAddress, NbdRow,
-    NodeRow, PermissionRow, SOCKET_PATH_BYTES_MAX,
+    NodeRow, PermissionRow, SOCKET_PATH_BYTES_MAX, VolumeRow,
 };
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -31,6 +32,7 @@ pub fn check_row(rows: &ClusterRows, row: &Row, out: &mut Vec<RowFault>) {
         Row::Link(row) => links::check(rows, row, out),
         Row::Disk(row) => disks::check_disk(rows, row, out),
         Row::VirtualDisk(row) => disks::check_virtual_disk(rows, row, out),
+        Row::Volume(row) => volumes::check_volume(rows, row, out),
         Row::Permission(row) => check_permission(rows, row, out),
         Row::Nbd(row) => check_nbd(rows, row, out),
         Row::Settings(row) => check_settings(row, out),
@@ -75,7 +77,12 @@ pub fn touched_by(rows: &ClusterRows, key: &RowKey) -> Vec<Row> {
         RowKey::VirtualDisk(volume) => {
             let exports = rows.nbd.iter().filter(|row| row.exports.contains(volume));
             let permission = rows.permission(*volume).cloned().map(Row::Permission);
-            permission.into_iter().chain(exports.cloned().map(Row::Nbd)).collect()
+            let named = |row: &&VolumeRow| row.volume == *volume || row.parts().any(|part| part == *volume);
+            let volumes = rows.volumes.iter().filter(named).cloned().map(Row::Volume);
+            permission.into_iter().chain(exports.cloned().map(Row::Nbd)).chain(volumes).collect()
+        }
+        RowKey::Volume(volume) => {
+            rows.virtual_disk(*volume).cloned().map(Row::VirtualDisk).into_iter().collect()
         }
         _ => Vec::new(),
     }
@@ -157,8 +164,18 @@ fn check_permission(rows: &ClusterRows, row: &PermissionRow, out: &mut Vec<RowFa
 fn check_nbd(rows: &ClusterRows, row: &NbdRow, out: &mut Vec<RowFault>) {
     check_limit(Table::Nbd, rows.nbd.len(), NBD_SERVERS_MAX, out);
     check_node_is_there(rows, row.node, out);
-    for export in row.exports.iter().filter(|export| rows.virtual_disk(**export).is_none()) {
-        out.push(RowFault::Dangling { table: Table::VirtualDisks, reference: export.0.to_string() });
+    for export in &row.exports {
+        match rows.virtual_disk(*export) {
+            None => {
+                let reference = export.0.to_string();
+                out.push(RowFault::Dangling { table: Table::VirtualDisks, reference });
+            }
+            Some(disk) if rows.whole_of(*export).is_some() => {
+                let (part, at) = (disk.name.clone(), row.listen.to_string());
+                out.push(RowFault::PartExported { part, at });
+            }
+            Some(_) => {}
+        }
     }
     if let NbdAddress::Unix(path) = &row.listen
         && (path.len() > SOCKET_PATH_BYTES_MAX || !path.starts_with('/'))

@@ -30,6 +30,9 @@ impl ClientId {
     pub const USER: ClientId = ClientId(2);
     /// The replicated log of the configuration.
     pub const CONFIGURATION: ClientId = ClientId(3);
+    /// Block requests to virtual disks that others lie on: what these do waits for no other block request, so
+    /// they have credits that no other block request can use up.
+    pub const LEGS: ClientId = ClientId(4);
 
     /// Whether it speaks also with nodes that are no members (yet): what it carries is what makes members.
     #[inline]

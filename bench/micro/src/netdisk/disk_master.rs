@@ -69,7 +69,7 @@ pub(crate) fn map(node: &mut Endpoint<BlockEngine>, disk_bytes: u64) -> Result<(
         suspended: false,
     };
     let (core, engine) = node.parts();
-    engine.members(&MEMBERS);
+    engine.members(&MEMBERS.map(|node| (node, Incarnation(1))));
     engine.mapping(core, &mapping).map_err(|fault| anyhow!("the mapping is refused: {fault:?}"))?;
     engine.open(core, VOLUME);
     Ok(())

@@ -17,6 +17,8 @@ pub(super) struct Running {
     /// Index of the volume in the master.
     pub(super) volume: u32,
     pub(super) operation: Operation,
+    /// Its volume lies on other virtual disks.
+    pub(super) has_parts: bool,
     /// When it was admitted.
     pub(super) since: Time,
 }

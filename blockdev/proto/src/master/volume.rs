@@ -32,7 +32,8 @@ impl<R: Rules> Master<R> {
         actions: &mut Vec<MasterAction>,
     ) -> Verdict {
         let served = &self.volumes[index];
-        if !errno.means_broken_path() || !served.mapping.usable_elsewhere(self.node) {
+        let is_final = served.mapping.has_parts() || !served.mapping.usable_elsewhere(self.node);
+        if !errno.means_broken_path() || is_final {
             return Verdict::Errno(errno);
         }
         if epoch == served.mapping.epoch && !served.path_broken {

@@ -10,7 +10,7 @@ use blockdev_proto::geometry::{BlockBytes, ByteRange, DiskId, VolumeId};
 use blockdev_proto::mapping::{Candidate, Mapping};
 use blockdev_proto::master::{Admission, Master, MasterAction, MasterLimits, Token};
 use blockdev_proto::rules::Rules;
-use blockdev_proto::wire::{Message, Operation, Request, RequestFlags};
+use blockdev_proto::wire::{Message, Operation, Request, RequestFlags, Slot};
 use core::time::Duration;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 use transport_proto::time::Time;
@@ -175,6 +175,7 @@ pub(crate) struct World<R: Rules> {
 fn limits() -> DriverLimits {
     DriverLimits {
         pending_max: 16,
+        first_slot: Slot(0),
         busy_wait_min: Duration::from_micros(100),
         busy_wait_max: Duration::from_millis(1),
         attach_again_after: Duration::from_millis(2),
@@ -189,7 +190,10 @@ fn node<R: Rules>(number: usize, life: Incarnation) -> Node<R> {
         life,
         alive: true,
         driver: Driver::new(id, life, limits()),
-        master: Master::with_rules(id, MasterLimits { executing_max: 12, store_again_after }),
+        master: Master::with_rules(
+            id,
+            MasterLimits { executing_max: 12, store_again_after, ..MasterLimits::default() },
+        ),
     }
 }
 

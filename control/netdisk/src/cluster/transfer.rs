@@ -5,9 +5,10 @@ use crate::change::flow::{self, Cluster};
 use crate::change::{Flags, Look, Plan};
 use crate::daemon::Daemon;
 use anyhow::{Context, ensure};
+use blockdev_proto::mirror::LegState;
 use control_node::config::{Config, to_json, to_toml};
 use control_proto::ccd::{Database, Row, RowChange, SettingsRow};
-use control_proto::rows::ClusterRows;
+use control_proto::rows::{ClusterRows, LegRow, MirrorShape, Shape};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use transport_proto::connectivity::Settings;
@@ -70,6 +71,7 @@ fn plan(database: &Database, wanted: &ClusterRows) -> anyhow::Result<Plan> {
     let Settings { period, missed_down, heard_up, sticky, .. } = wanted.connectivity;
     let connectivity = Settings { period, missed_down, heard_up, sticky, ..rows.connectivity };
     wanted.put(Row::Settings(SettingsRow { connectivity, ..wanted.settings() }));
+    keep_legs(rows, &mut wanted);
     let mut changes: Vec<RowChange> = Vec::new();
     for row in wanted.all_rows().filter(|row| rows.row(&row.key()).as_ref() != Some(row)) {
         changes.push(RowChange::Put(row));
@@ -77,6 +79,25 @@ fn plan(database: &Database, wanted: &ClusterRows) -> anyhow::Result<Plan> {
     let gone = rows.all_rows().filter(|row| wanted.row(&row.key()).is_none());
     changes.extend(gone.map(|row| RowChange::Remove(row.key())));
     Ok(Plan::new(format!("the configuration is as the file says, {} rows changed", changes.len()), changes))
+}
+
+/// How the legs of a mirror stand is no matter of files: those that stay are as they are, and new ones are
+/// copied to.
+fn keep_legs(rows: &ClusterRows, wanted: &mut ClusterRows) {
+    for row in &mut wanted.volumes {
+        let Some(known) = rows.volume(row.volume) else { continue };
+        let (Shape::Mirror(known), Shape::Mirror(mirror)) = (&known.shape, &mut row.shape);
+        let highest = known.legs.iter().map(|leg| leg.identity).max().unwrap_or(0);
+        let names = |leg: &LegRow| mirror.legs.iter().any(|one| one.volume == leg.volume);
+        let mut legs: Vec<LegRow> = known.legs.iter().copied().filter(names).collect();
+        for (place, leg) in mirror.legs.iter().enumerate() {
+            if legs.iter().all(|one| one.volume != leg.volume) {
+                let identity = highest.wrapping_add(place as u64 + 1);
+                legs.push(LegRow { identity, state: LegState::Stale, ..*leg });
+            }
+        }
+        *mirror = MirrorShape { legs, ..known.clone() };
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +124,40 @@ mod tests {
         // And back again: what grew cannot shrink, and nothing of the rest is done by halves.
         assert!(refused(&changed, &|db| plan(db, &from(&text))).contains("only grows"));
         assert_eq!(changed.rows().permissions[0].owner, 7);
+    }
+
+    // proves: C2 B9
+    #[test]
+    fn a_mirror_that_was_exported_is_imported_as_it_stands() {
+        let text = to_toml(&rows());
+        let legs = r#"
+            [[virtual_disk]]
+            id = 5
+            name = "left"
+            size = "64MiB"
+            disk = "spare"
+            [[virtual_disk]]
+            id = 6
+            name = "right"
+            size = "64MiB"
+            disk = "quick"
+            [[virtual_disk]]
+            id = 7
+            name = "m"
+            size = "32MiB"
+            mirror = ["left", "right"]
+            nodes = ["alpha", "gamma"]
+        "#;
+        let made = after(&database(), &|db| plan(db, &from(&format!("{text}{legs}")))).unwrap();
+        let exported = to_toml(made.rows());
+        assert!(plan(&made, &from(&exported)).unwrap().changes.is_empty(), "{exported}");
+        let one = exported.replace("\"left\", \"right\"", "\"left\"");
+        let less = after(&made, &|db| plan(db, &from(&one))).unwrap();
+        let back = after(&less, &|db| plan(db, &from(&exported))).unwrap();
+        let identity = |db: &Database| match &db.rows().volumes[0].shape {
+            Shape::Mirror(mirror) => mirror.legs[1].identity,
+        };
+        assert_ne!(identity(&back), identity(&made), "what it missed meanwhile is marked nowhere");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod node;
 pub(crate) mod permission;
 pub(crate) mod rail;
 pub(crate) mod vdisk;
+pub(crate) mod volume;
 
 use crate::change::show::columns;
 use crate::change::{Flags, Look, Plan, flow};

@@ -90,7 +90,8 @@ fn address(text: &str) -> anyhow::Result<NbdAddress> {
 
 fn exports(rows: &ClusterRows, wanted: &[String]) -> anyhow::Result<Vec<VolumeId>> {
     if wanted == ["all"] {
-        return Ok(rows.virtual_disks.iter().map(|row| row.id).collect());
+        let wholes = rows.virtual_disks.iter().filter(|row| rows.whole_of(row.id).is_none());
+        return Ok(wholes.map(|row| row.id).collect());
     }
     wanted.iter().map(|name| find::virtual_disk(rows, name).map(|row| row.id)).collect()
 }

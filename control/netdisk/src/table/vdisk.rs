@@ -121,7 +121,7 @@ struct Set {
 }
 
 #[derive(clap::ValueEnum, Clone, Copy)]
-enum OnLostQuorum {
+pub(super) enum OnLostQuorum {
     /// Requests wait.
     Suspend,
     /// Requests fail.
@@ -129,7 +129,7 @@ enum OnLostQuorum {
 }
 
 impl OnLostQuorum {
-    fn row(self) -> LostQuorum {
+    pub(super) fn row(self) -> LostQuorum {
         match self {
             OnLostQuorum::Suspend => LostQuorum::Suspend,
             OnLostQuorum::Fail => LostQuorum::Fail,
@@ -159,10 +159,17 @@ fn listed(database: &Database) -> Vec<Vec<String>> {
     let view = database.view();
     let one = |row: &VirtualDiskRow| {
         let disk = row.candidates.first().and_then(|(_, disk)| rows.disk(*disk));
+        let lies_on = rows.volume(row.id).map(|volume| {
+            let parts = volume.parts().filter_map(|part| rows.virtual_disk(part));
+            parts.map(|part| part.name.as_str()).collect::<Vec<_>>().join(" = ")
+        });
         let nodes: Vec<String> = row.candidates.iter().map(|(node, _)| rows.node_name(*node)).collect();
         let mut notes = Vec::new();
         if row.read_only {
             notes.push("read only");
+        }
+        if rows.whole_of(row.id).is_some() {
+            notes.push("part of a volume");
         }
         if row.on_lost_quorum == LostQuorum::Fail {
             notes.push("fails without quorum");
@@ -174,7 +181,7 @@ fn listed(database: &Database) -> Vec<Vec<String>> {
             row.name.clone(),
             size_text(row.size_bytes),
             row.block_bytes.get().to_string(),
-            disk.map_or_else(|| "-".into(), |disk| disk.name.clone()),
+            lies_on.or_else(|| disk.map(|disk| disk.name.clone())).unwrap_or_else(|| "-".into()),
             nodes.join(", "),
             view.serving(row.id).map_or_else(|| "NOBODY".into(), |node| rows.node_name(node)),
             notes.join(", "),
@@ -197,6 +204,13 @@ fn names(rows: &ClusterRows, row: &VirtualDiskRow) -> String {
     nodes.join(", then ")
 }
 
+/// A block of the size that somebody wrote.
+pub(super) fn block_size(written: &str) -> anyhow::Result<BlockBytes> {
+    let block = u32::try_from(bytes(written)?).ok().and_then(BlockBytes::new);
+    let (least, most) = (BlockBytes::MIN.get(), BlockBytes::MAX.get());
+    block.with_context(|| format!("a block of {written} bytes: use a power of two from {least} to {most}"))
+}
+
 fn plan_create(database: &Database, new: &Create) -> anyhow::Result<Plan> {
     let rows = database.rows();
     let disk = find::disk(rows, &new.disk)?;
@@ -204,11 +218,7 @@ fn plan_create(database: &Database, new: &Create) -> anyhow::Result<Plan> {
         true => disk.ports.iter().map(|port| port.node).collect(),
         false => find::nodes(rows, &new.nodes)?,
     };
-    let block = u32::try_from(bytes(&new.block_size)?).ok().and_then(BlockBytes::new);
-    let (least, most) = (BlockBytes::MIN.get(), BlockBytes::MAX.get());
-    let block_bytes = block.with_context(|| {
-        format!("a block of {} bytes: use a power of two from {least} to {most}", new.block_size)
-    })?;
+    let block_bytes = block_size(&new.block_size)?;
     ensure!(
         rows.virtual_disk_named(&new.name).is_none(),
         "there is a virtual disk {} already: choose another name",
@@ -233,6 +243,7 @@ fn plan_remove(database: &Database, name: &str) -> anyhow::Result<Plan> {
     let rows = database.rows();
     let row = find::virtual_disk(rows, name)?;
     let mut changes = vec![RowChange::Remove(RowKey::VirtualDisk(row.id))];
+    changes.extend(rows.volume(row.id).map(|_| RowChange::Remove(RowKey::Volume(row.id))));
     changes.extend(rows.permission(row.id).map(|_| RowChange::Remove(RowKey::Permission(row.id))));
     for server in rows.nbd.iter().filter(|server| server.exports.contains(&row.id)) {
         let exports = server.exports.iter().copied().filter(|export| *export != row.id).collect();

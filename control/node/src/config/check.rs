@@ -78,6 +78,7 @@ impl<'a> Check<'a> {
         let links = self.read_links(&document.link, &name, cluster_port_base);
         let disks = self.read_disks(&document.disk);
         let virtual_disks = self.read_virtual_disks(&document.virtual_disk, &disks);
+        let volumes = self.read_volumes(&document.virtual_disk, &virtual_disks);
         let permissions = self.read_permissions(&document.permission, &virtual_disks);
         let nbd = self.read_nbd(&document.nbd, &virtual_disks);
         let memory_budget_bytes = self.budget(document);
@@ -90,6 +91,7 @@ impl<'a> Check<'a> {
             spread: spread(cluster.spread),
             disks,
             virtual_disks,
+            volumes,
             permissions,
             nbd,
             memory_budget_bytes,
@@ -281,7 +283,11 @@ impl<'a> Check<'a> {
     }
 
     /// The virtual disk that is meant; a reference to none is a mistake.
-    fn virtual_disk(&mut self, reference: &Spanned<Reference>, rows: &[VirtualDiskRow]) -> Option<VolumeId> {
+    pub(super) fn virtual_disk(
+        &mut self,
+        reference: &Spanned<Reference>,
+        rows: &[VirtualDiskRow],
+    ) -> Option<VolumeId> {
         let row = rows.iter().find(|row| match reference.get_ref() {
             Reference::Id(id) => row.id.0 == *id,
             Reference::Name(name) => row.name == *name,

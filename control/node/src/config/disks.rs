@@ -8,7 +8,11 @@ use super::document::{
 use super::{DiskMistake, Place, Row, RowMistake};
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
 use blockdev_proto::mapping::CANDIDATES_MAX;
-use control_proto::rows::{DISKS_MAX, DiskKind, DiskPort, DiskRow, LostQuorum, VirtualDiskRow};
+use blockdev_proto::mirror::LegState;
+use control_proto::rows::{
+    DISKS_MAX, DiskKind, DiskPort, DiskRow, LegRow, LostQuorum, MirrorShape, Shape, StaleReason,
+    VirtualDiskRow, VolumeRow,
+};
 use std::net::IpAddr;
 use transport_proto::identity::NodeId;
 
@@ -200,6 +204,12 @@ impl Check<'_> {
         disks: &[DiskRow],
         place: Place,
     ) -> Vec<(NodeId, DiskId)> {
+        if let Some(mirror) = &virtual_disk.mirror {
+            return self.mirror_candidates(virtual_disk, mirror);
+        }
+        if let Some(nodes) = &virtual_disk.nodes {
+            self.fault_at(nodes, DiskMistake::NodesOfDisk);
+        }
         let written: Vec<&Spanned<CandidateSection>> =
             virtual_disk.primary.iter().chain(&virtual_disk.secondary).chain(&virtual_disk.others).collect();
         match (&virtual_disk.disk, virtual_disk.primary.is_some()) {
@@ -220,6 +230,49 @@ impl Check<'_> {
                 Vec::new()
             }
         }
+    }
+
+    /// Who serves a mirror: the nodes that it names, each of which reaches the legs as every node does.
+    fn mirror_candidates(
+        &mut self,
+        virtual_disk: &VirtualDiskSection,
+        mirror: &Spanned<Vec<Spanned<Reference>>>,
+    ) -> Vec<(NodeId, DiskId)> {
+        if virtual_disk.disk.is_some() || virtual_disk.primary.is_some() {
+            self.fault_at(mirror, DiskMistake::TwoWays);
+        }
+        let Some(nodes) = &virtual_disk.nodes else {
+            self.fault_at(mirror, DiskMistake::NoNodes);
+            return Vec::new();
+        };
+        let nodes = self.selected_nodes(nodes.get_ref());
+        nodes.into_iter().map(|node| (node, DiskId::PARTS)).collect()
+    }
+
+    /// What the virtual disks that are mirrors lie on: a new one is copied from the first leg.
+    pub(super) fn read_volumes(
+        &mut self,
+        sections: &[Spanned<VirtualDiskSection>],
+        disks: &[VirtualDiskRow],
+    ) -> Vec<VolumeRow> {
+        let mut rows = Vec::new();
+        for section in sections {
+            let Some(mirror) = &section.get_ref().mirror else { continue };
+            let name = section.get_ref().name.get_ref();
+            let Some(whole) = disks.iter().find(|row| row.name == *name) else { continue };
+            let mut legs = Vec::new();
+            for reference in mirror.get_ref() {
+                let Some(volume) = self.virtual_disk(reference, disks) else { continue };
+                let state = if legs.is_empty() { LegState::InSync } else { LegState::Stale };
+                let identity = legs.len() as u64 + 1;
+                legs.push(LegRow { volume, identity, state, why: StaleReason::New });
+            }
+            // The same on each node that is founded by the same file.
+            let instance = u64::from(crc32c::crc32c(name.as_bytes())) << 32 | u64::from(whole.id.0);
+            let shape = Shape::Mirror(MirrorShape { instance, fresh: true, legs });
+            rows.push(VolumeRow { volume: whole.id, shape });
+        }
+        rows
     }
 
     fn written_candidates(
@@ -258,7 +311,7 @@ impl Check<'_> {
         disks: &[DiskRow],
         place: Place,
     ) {
-        let Some(&(_, disk)) = candidates.first() else { return };
+        let Some(&(_, disk)) = candidates.first().filter(|(_, disk)| *disk != DiskId::PARTS) else { return };
         let taken = rows.iter().find(|(row, _)| row.candidates.iter().any(|(_, other)| *other == disk));
         if let Some((row, first)) = taken {
             let name = disks.iter().find(|row| row.id == disk).map_or(String::new(), |row| row.name.clone());

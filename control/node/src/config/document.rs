@@ -153,6 +153,8 @@ pub(super) struct VirtualDiskSection {
     pub(super) secondary: Option<Spanned<CandidateSection>>,
     #[serde(default)]
     pub(super) others: Vec<Spanned<CandidateSection>>,
+    pub(super) mirror: Option<Spanned<Vec<Spanned<Reference>>>>,
+    pub(super) nodes: Option<Spanned<Selection>>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, Serialize)]

@@ -326,6 +326,8 @@ pub enum DiskMistake {
     SamePath { path: String, first: Place },
     DiskTaken { disk: String, by: String, first: Place },
     NoDisk,
+    NoNodes,
+    NodesOfDisk,
     TwoWays,
     NoPort { node: String, disk: String },
     OtherMedium { primary: String, other: String },
@@ -368,6 +370,12 @@ impl fmt::Display for DiskMistake {
                     f,
                     "the virtual disk has no disk: add disk = \"…\", or primary = {{ node = …, disk = … }}"
                 )
+            }
+            DiskMistake::NoNodes => {
+                write!(f, "nobody could serve the mirror: add nodes = [\"…\"], the primary first")
+            }
+            DiskMistake::NodesOfDisk => {
+                write!(f, "nodes are for a mirror: who serves from a disk is said by the disk, or by primary")
             }
             DiskMistake::TwoWays => {
                 write!(f, "disk and primary/secondary/others are both given: keep one way")

@@ -2,10 +2,12 @@
 //! not in it. Every id and address is written out, so that nothing depends on the order of the file.
 
 use super::document::{DiskKindName, LostQuorumName, RailKind, SpreadName};
+use blockdev_proto::geometry::DiskId;
+use blockdev_proto::mirror::LegState;
 use control_proto::ccd::{Row, RowKey};
 use control_proto::rows::{
-    ClusterRows, DiskKind, DiskRow, LinkRow, LostQuorum, NbdRow, NodeRow, PermissionRow, RailAddress,
-    RailRow, VirtualDiskRow,
+    ClusterRows, DiskKind, DiskRow, LegRow, LinkRow, LostQuorum, NbdRow, NodeRow, PermissionRow, RailAddress,
+    RailRow, Shape, VirtualDiskRow, VolumeRow,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -120,6 +122,10 @@ struct VirtualDisk {
     secondary: Option<Candidate>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     others: Vec<Candidate>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mirror: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -159,6 +165,7 @@ pub fn row_to_json(rows: &ClusterRows, row: &Row) -> serde_json::Value {
         Row::Link(row) => serde_json::to_value(link(rows, row)),
         Row::Disk(row) => serde_json::to_value(disk(rows, row)),
         Row::VirtualDisk(row) => serde_json::to_value(virtual_disk(rows, row)),
+        Row::Volume(row) => serde_json::to_value(volume(rows, row)),
         Row::Permission(row) => serde_json::to_value(permission(rows, row)),
         Row::Nbd(row) => serde_json::to_value(nbd(rows, row)),
         Row::Settings(_) => {
@@ -183,6 +190,7 @@ pub fn key_text(rows: &ClusterRows, key: &RowKey) -> String {
             format!("disk {}", rows.disk(*id).map_or_else(|| id.0.to_string(), |row| row.name.clone()))
         }
         RowKey::VirtualDisk(id) => format!("virtual disk {}", volume_name(rows, *id)),
+        RowKey::Volume(id) => format!("volume {}", volume_name(rows, *id)),
         RowKey::Permission(id) => format!("permission of virtual disk {}", volume_name(rows, *id)),
         RowKey::Nbd { node, listen } => format!("nbd server of {} at {listen}", rows.node_name(*node)),
         RowKey::Tombstone(node) => format!("tombstone of {}", rows.node_name(*node)),
@@ -292,7 +300,8 @@ fn disk(rows: &ClusterRows, row: &DiskRow) -> Disk {
 }
 
 fn virtual_disk(rows: &ClusterRows, row: &VirtualDiskRow) -> VirtualDisk {
-    let mut candidates = row.candidates.iter().map(|(node, disk)| Candidate {
+    let on_disks = row.candidates.iter().filter(|(_, disk)| *disk != DiskId::PARTS);
+    let mut candidates = on_disks.map(|(node, disk)| Candidate {
         node: rows.node_name(*node),
         disk: rows.disk(*disk).map_or_else(|| disk.0.to_string(), |row| row.name.clone()),
     });
@@ -309,7 +318,47 @@ fn virtual_disk(rows: &ClusterRows, row: &VirtualDiskRow) -> VirtualDisk {
         primary: candidates.next(),
         secondary: candidates.next(),
         others: candidates.collect(),
+        mirror: rows.volume(row.id).map_or(Vec::new(), |volume| legs(rows, volume)),
+        nodes: match rows.volume(row.id) {
+            Some(_) => names(rows, row.candidates.iter().map(|(node, _)| *node)),
+            None => Vec::new(),
+        },
     }
+}
+
+/// The legs of a mirror, those in sync first: a file makes a new mirror, which is copied from the first.
+fn legs(rows: &ClusterRows, row: &VolumeRow) -> Vec<String> {
+    let Shape::Mirror(mirror) = &row.shape;
+    let mut legs: Vec<&LegRow> = mirror.legs.iter().collect();
+    legs.sort_by_key(|leg| leg.state != LegState::InSync);
+    legs.into_iter().map(|leg| volume_name(rows, leg.volume)).collect()
+}
+
+#[derive(Serialize)]
+struct VolumeText {
+    virtual_disk: String,
+    legs: Vec<LegText>,
+}
+
+#[derive(Serialize)]
+struct LegText {
+    virtual_disk: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+fn volume(rows: &ClusterRows, row: &VolumeRow) -> VolumeText {
+    let Shape::Mirror(mirror) = &row.shape;
+    let leg = |leg: &LegRow| {
+        let (state, why) = match leg.state {
+            LegState::InSync => ("in sync", None),
+            LegState::Stale => ("stale", Some(leg.why.to_string())),
+        };
+        LegText { virtual_disk: volume_name(rows, leg.volume), state, why }
+    };
+    let legs = mirror.legs.iter().map(leg).collect();
+    VolumeText { virtual_disk: volume_name(rows, row.volume), legs }
 }
 
 fn permission(rows: &ClusterRows, row: &PermissionRow) -> Permission {

@@ -2,6 +2,7 @@
 //! once.
 
 use super::members::{MemberCause, Steward};
+use super::mirror::MirrorChange;
 use super::reconfiguration::{CancelCause, ReconfigurationId};
 use super::row::{RowChange, RowKey};
 use super::token::{TokenHash, TokenRow};
@@ -10,6 +11,7 @@ use crate::codec::{CodeFault, Coded, Reader, Writer, coded};
 use crate::view::{BrokenPath, Member};
 use alloc::string::String;
 use alloc::vec::Vec;
+use blockdev_proto::geometry::VolumeId;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 
 /// Bytes of an encoded command at the most; with it, an entry of the log fits into one message.
@@ -95,6 +97,15 @@ pub enum Change {
     },
     /// A leader of the log takes care of the membership from here on.
     Steward(Steward),
+    /// The node that serves a mirror says how a leg stands.
+    Mirror {
+        /// The mirror.
+        volume: VolumeId,
+        /// Who serves it, in its life.
+        by: Member,
+        /// What it says.
+        change: MirrorChange,
+    },
     /// A member goes for good: its membership, its row and all that names it, in one step.
     Depart {
         /// The member, in its life.
@@ -185,6 +196,6 @@ coded! {
         5 = Cancel { reconfiguration, why }, 6 = Membership { by, expect, members, broken, causes },
         7 = RaiseEpoch { above }, 8 = Distress { member, level, reason }, 9 = Clear { node },
         10 = CreateToken(token), 11 = RevokeToken(hash), 12 = Join { token, nonce, unix_ms, changes },
-        13 = Steward(steward), 14 = Depart { member, changes }
+        13 = Steward(steward), 14 = Depart { member, changes }, 15 = Mirror { volume, by, change }
     }
 }

@@ -193,6 +193,7 @@ impl<R: ProtocolRules> Database<R> {
             }
             Change::RaiseEpoch { above } => self.raise_epoch(*above),
             Change::Distress { member, level, reason } => self.distress(*member, *level, reason),
+            Change::Mirror { volume, by, change } => self.change_mirror(*volume, *by, *change),
             Change::Depart { member, changes } => self.depart(*member, changes),
             Change::Clear { node } => self.clear(*node),
             Change::CreateToken(token) => self.create_token(token),

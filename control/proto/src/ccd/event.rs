@@ -2,6 +2,7 @@
 //! off, as long as it is kept; past that there is a [`Gap`], and one lists the rows again.
 
 use super::members::MemberCause;
+use super::mirror::MirrorChange;
 use super::reconfiguration::{CancelCause, ReconfigurationId};
 use super::row::{Row, RowKey};
 use super::tombstone::DistressLevel;
@@ -9,6 +10,7 @@ use crate::view::Member;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use blockdev_proto::geometry::VolumeId;
 use core::fmt;
 use transport_proto::identity::{Epoch, NodeId};
 
@@ -48,6 +50,8 @@ pub enum Cause {
     Joined(NodeId),
     /// A node left for good.
     Departed(NodeId),
+    /// The node that serves a mirror said this of it.
+    Mirror(VolumeId, MirrorChange),
 }
 
 impl fmt::Display for Cause {
@@ -77,6 +81,7 @@ impl fmt::Display for Cause {
             Cause::Cleared(node) => write!(f, "node {} was cleared", node.0),
             Cause::Invited => write!(f, "an invitation was given or taken back"),
             Cause::Departed(node) => write!(f, "node {} left for good", node.0),
+            Cause::Mirror(volume, change) => write!(f, "mirror {}: {change}", volume.0),
             Cause::Joined(node) => write!(f, "node {} joined by an invitation", node.0),
         }
     }

@@ -8,6 +8,7 @@ use crate::rules::RowFault;
 use crate::view::Member;
 use alloc::boxed::Box;
 use alloc::string::String;
+use blockdev_proto::geometry::VolumeId;
 use core::fmt;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 
@@ -35,6 +36,11 @@ pub enum Refusal {
     Shrinks { name: String, size_bytes: u64, wanted_bytes: u64 },
     BlockFixed { name: String },
     FormatVersion { table: Table, found: u16, known: u16 },
+    MirrorSize { name: String },
+    LegByHand { volume: VolumeId, leg: VolumeId },
+    NoLeg { volume: VolumeId, leg: VolumeId },
+    LastLeg { volume: VolumeId, leg: VolumeId },
+    NotServing { node: NodeId, volume: VolumeId },
     NeedsReconfiguration { key: RowKey },
     Busy { key: RowKey, by: ReconfigurationId },
     // Reconfigurations.
@@ -87,6 +93,11 @@ impl fmt::Display for Refusal {
             | Refusal::Shrinks { .. }
             | Refusal::BlockFixed { .. }
             | Refusal::FormatVersion { .. }
+            | Refusal::MirrorSize { .. }
+            | Refusal::LegByHand { .. }
+            | Refusal::NoLeg { .. }
+            | Refusal::LastLeg { .. }
+            | Refusal::NotServing { .. }
             | Refusal::NeedsReconfiguration { .. }
             | Refusal::Busy { .. } => self.fmt_rows(f),
             Refusal::NothingToSynchronise
@@ -187,6 +198,27 @@ impl Refusal {
                 f,
                 "{key} is just being changed by reconfiguration {}: wait for its end, or cancel it",
                 by.0
+            ),
+            Refusal::MirrorSize { name } => {
+                write!(f, "{name} is a mirror and keeps its size: make a larger one and copy")
+            }
+            Refusal::LegByHand { volume, leg } => write!(
+                f,
+                "leg {} of volume {} cannot be called in sync by hand: it becomes so by being copied to",
+                leg.0, volume.0
+            ),
+            Refusal::NoLeg { volume, leg } => {
+                write!(f, "volume {} has no leg {}: look at netdisk volume status", volume.0, leg.0)
+            }
+            Refusal::LastLeg { volume, leg } => write!(
+                f,
+                "leg {} is the last of volume {} that has everything: mend another first",
+                leg.0, volume.0
+            ),
+            Refusal::NotServing { node, volume } => write!(
+                f,
+                "node {} does not serve volume {} now: only who serves it says how its legs stand",
+                node.0, volume.0
             ),
             _ => Ok(()),
         }
@@ -301,7 +333,9 @@ coded! {
         13 = TwiceInOne { key }, 14 = NotByHand { key }, 15 = NoSuchRow { key }, 16 = InUse { key, by },
         17 = IsMember { node }, 18 = NameFixed { name }, 19 = Shrinks { name, size_bytes, wanted_bytes },
         20 = BlockFixed { name }, 21 = FormatVersion { table, found, known },
-        22 = NeedsReconfiguration { key }, 23 = Busy { key, by },
+        22 = NeedsReconfiguration { key }, 23 = Busy { key, by }, 24 = LegByHand { volume, leg },
+        25 = NoLeg { volume, leg }, 26 = LastLeg { volume, leg }, 27 = NotServing { node, volume },
+        28 = MirrorSize { name },
         30 = NothingToSynchronise, 31 = BadDeadline { deadline_ms, most },
         32 = TooManyReconfigurations { most }, 33 = NoMembers, 34 = NoReconfiguration { id },
         35 = Decided { id, phase }, 36 = NotAsked { id, member }, 37 = NotHeld { id },

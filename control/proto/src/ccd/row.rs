@@ -7,13 +7,15 @@ use super::token::{TokenHash, TokenRow};
 use super::tombstone::Tombstone;
 use crate::codec::coded;
 use crate::rows::{
-    ClusterRows, DiskKind, DiskPort, DiskRow, LinkNumber, LinkRow, LostQuorum, MembershipTimes, NbdAddress,
-    NbdRow, NodeRow, PermissionRow, RailAddress, RailEnd, RailRow, VirtualDiskRow,
+    ClusterRows, DiskKind, DiskPort, DiskRow, LegRow, LinkNumber, LinkRow, LostQuorum, MembershipTimes,
+    MirrorShape, NbdAddress, NbdRow, NodeRow, PermissionRow, RailAddress, RailEnd, RailRow, Shape,
+    StaleReason, VirtualDiskRow, VolumeRow,
 };
 use crate::view::{BrokenPath, Member};
 use alloc::string::String;
 use alloc::vec::Vec;
 use blockdev_proto::geometry::{DiskId, VolumeId};
+use blockdev_proto::mirror::LegState;
 use core::fmt;
 use transport_proto::connectivity;
 use transport_proto::identity::NodeId;
@@ -46,11 +48,13 @@ pub enum Table {
     Tombstones,
     /// Invitations to join.
     Tokens,
+    /// Virtual disks that lie on others.
+    Volumes,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 12] = [
+    pub const ALL: [Table; 13] = [
         Table::Nodes,
         Table::Links,
         Table::Disks,
@@ -63,6 +67,7 @@ impl Table {
         Table::Reconfigurations,
         Table::Tombstones,
         Table::Tokens,
+        Table::Volumes,
     ];
 
     /// What one of its rows is called.
@@ -80,6 +85,7 @@ impl Table {
             Table::Reconfigurations => "reconfiguration",
             Table::Tombstones => "tombstone",
             Table::Tokens => "token",
+            Table::Volumes => "volume",
         }
     }
 }
@@ -137,6 +143,8 @@ pub enum RowKey {
     Tombstone(NodeId),
     /// An invitation.
     Token(TokenHash),
+    /// What a virtual disk lies on.
+    Volume(VolumeId),
 }
 
 impl RowKey {
@@ -155,6 +163,7 @@ impl RowKey {
             RowKey::Reconfiguration(_) => Table::Reconfigurations,
             RowKey::Tombstone(_) => Table::Tombstones,
             RowKey::Token(_) => Table::Tokens,
+            RowKey::Volume(_) => Table::Volumes,
         }
     }
 }
@@ -174,6 +183,7 @@ impl fmt::Display for RowKey {
             RowKey::Reconfiguration(id) => write!(f, "reconfiguration {}", id.0),
             RowKey::Tombstone(node) => write!(f, "the tombstone of node {}", node.0),
             RowKey::Token(hash) => write!(f, "token {hash}"),
+            RowKey::Volume(id) => write!(f, "volume {}", id.0),
         }
     }
 }
@@ -203,6 +213,7 @@ pub enum Row {
     Reconfiguration(Reconfiguration),
     Tombstone(Tombstone),
     Token(TokenRow),
+    Volume(VolumeRow),
 }
 
 impl Row {
@@ -221,6 +232,7 @@ impl Row {
             Row::Reconfiguration(row) => RowKey::Reconfiguration(row.id),
             Row::Tombstone(row) => RowKey::Tombstone(row.member.node),
             Row::Token(row) => RowKey::Token(row.hash),
+            Row::Volume(row) => RowKey::Volume(row.volume),
         }
     }
 }
@@ -280,6 +292,7 @@ impl ClusterRows {
             RowKey::Link(number) => self.link(*number).cloned().map(Row::Link),
             RowKey::Disk(id) => self.disk(*id).cloned().map(Row::Disk),
             RowKey::VirtualDisk(id) => self.virtual_disk(*id).cloned().map(Row::VirtualDisk),
+            RowKey::Volume(id) => self.volume(*id).cloned().map(Row::Volume),
             RowKey::Permission(id) => self.permission(*id).cloned().map(Row::Permission),
             RowKey::Nbd { node, listen } => self.nbd_server(*node, listen).cloned().map(Row::Nbd),
             RowKey::Settings => Some(Row::Settings(self.settings())),
@@ -294,6 +307,7 @@ impl ClusterRows {
             .chain(self.links.iter().cloned().map(Row::Link))
             .chain(self.disks.iter().cloned().map(Row::Disk))
             .chain(self.virtual_disks.iter().cloned().map(Row::VirtualDisk))
+            .chain(self.volumes.iter().cloned().map(Row::Volume))
             .chain(self.permissions.iter().cloned().map(Row::Permission))
             .chain(self.nbd.iter().cloned().map(Row::Nbd))
     }
@@ -310,6 +324,7 @@ impl ClusterRows {
             Row::VirtualDisk(row) => {
                 put_sorted(&mut self.virtual_disks, row, |row| row.id).map(Row::VirtualDisk)
             }
+            Row::Volume(row) => put_sorted(&mut self.volumes, row, |row| row.volume).map(Row::Volume),
             Row::Permission(row) => {
                 put_sorted(&mut self.permissions, row, |row| row.volume).map(Row::Permission)
             }
@@ -336,6 +351,7 @@ impl ClusterRows {
             RowKey::VirtualDisk(id) => {
                 remove_sorted(&mut self.virtual_disks, id, |row| row.id).map(Row::VirtualDisk)
             }
+            RowKey::Volume(id) => remove_sorted(&mut self.volumes, id, |row| row.volume).map(Row::Volume),
             RowKey::Permission(id) => {
                 remove_sorted(&mut self.permissions, id, |row| row.volume).map(Row::Permission)
             }
@@ -357,6 +373,9 @@ coded! {
     struct DiskRow { id, name, kind, ports }
     struct VirtualDiskRow { id, name, candidates, size_bytes, block_bytes, read_only, on_lost_quorum }
     struct PermissionRow { volume, owner, group, mode, nodes }
+    struct VolumeRow { volume, shape }
+    struct MirrorShape { instance, fresh, legs }
+    struct LegRow { volume, identity, state, why }
     struct NbdRow { node, listen, exports }
     struct SettingsRow { name, spread, memory_budget_bytes, connectivity, membership }
     struct MembershipTimes { suspect, lease, hung_disk }
@@ -380,22 +399,26 @@ coded! {
     enum NbdAddress { 1 = Unix(path), 2 = Tcp(address) }
     enum DiskKind { 1 = File, 2 = Raw, 3 = Memory }
     enum LostQuorum { 1 = Suspend, 2 = Fail }
+    enum LegState { 1 = InSync, 2 = Stale }
+    enum StaleReason { 1 = New, 2 = Unreachable, 3 = Failed, 4 = Lost, 5 = Operator }
+    enum Shape { 1 = Mirror(shape) }
     enum Spread {
         1 = Single, 2 = Home, 3 = RoundRobin, 4 = LeastInFlight, 5 = LowestLatency, 6 = Stripe
     }
     enum Table {
         1 = Nodes, 2 = Links, 3 = Disks, 4 = VirtualDisks, 5 = Permissions, 6 = Nbd, 7 = Settings,
-        8 = Formats, 9 = Membership, 10 = Reconfigurations, 11 = Tombstones, 12 = Tokens
+        8 = Formats, 9 = Membership, 10 = Reconfigurations, 11 = Tombstones, 12 = Tokens,
+        13 = Volumes
     }
     enum RowKey {
         1 = Node(id), 2 = Link(number), 3 = Disk(id), 4 = VirtualDisk(id), 5 = Permission(id),
         6 = Nbd { node, listen }, 7 = Settings, 8 = Format(table), 9 = Membership,
-        10 = Reconfiguration(id), 11 = Tombstone(node), 12 = Token(hash)
+        10 = Reconfiguration(id), 11 = Tombstone(node), 12 = Token(hash), 13 = Volume(id)
     }
     enum Row {
         1 = Node(row), 2 = Link(row), 3 = Disk(row), 4 = VirtualDisk(row), 5 = Permission(row),
         6 = Nbd(row), 7 = Settings(row), 8 = Format(row), 9 = Membership(row),
-        10 = Reconfiguration(row), 11 = Tombstone(row), 12 = Token(row)
+        10 = Reconfiguration(row), 11 = Tombstone(row), 12 = Token(row), 13 = Volume(row)
     }
     enum RowChange { 1 = Put(row), 2 = Remove(key) }
 }

@@ -154,6 +154,7 @@ impl<R: ProtocolRules> Database<R> {
                     | Table::Links
                     | Table::Disks
                     | Table::VirtualDisks
+                    | Table::Volumes
                     | Table::Permissions
                     | Table::Nbd
                     | Table::Settings
@@ -198,12 +199,16 @@ impl<R: ProtocolRules> Database<R> {
                 let (table, found, known) = (row.table, row.version, row.table.version());
                 Err(Refusal::FormatVersion { table, found, known })
             }
+            Row::Volume(row) => self.check_volume(row),
             Row::VirtualDisk(row) => match self.rows.virtual_disk(row.id) {
                 Some(known) if row.size_bytes < known.size_bytes => Err(Refusal::Shrinks {
                     name: known.name.clone(),
                     size_bytes: known.size_bytes,
                     wanted_bytes: row.size_bytes,
                 }),
+                Some(known) if row.size_bytes != known.size_bytes && self.rows.volume(row.id).is_some() => {
+                    Err(Refusal::MirrorSize { name: known.name.clone() })
+                }
                 Some(known) if row.block_bytes != known.block_bytes => {
                     Err(Refusal::BlockFixed { name: known.name.clone() })
                 }
@@ -256,7 +261,10 @@ impl<R: ProtocolRules> Database<R> {
     pub(super) fn take_over_at_once(&mut self, staged: Staged) -> Vec<RowEvent> {
         let configures = |change: &RowEvent| {
             change.before != change.after
-                && !matches!(change.key.table(), Table::Permissions | Table::Nbd | Table::Formats)
+                && !matches!(
+                    change.key.table(),
+                    Table::Permissions | Table::Nbd | Table::Formats | Table::Volumes
+                )
         };
         let number = if staged.changes.iter().any(configures) { self.raise_number() } else { self.number };
         self.take_over(staged, number)

@@ -14,14 +14,15 @@ use super::row::{RowKey, SettingsRow, Table};
 use super::session::{Session, Sessions};
 use super::token::TokenRow;
 use super::tombstone::Tombstone;
-use crate::codec::{CodeFault, Coded, Reader, Writer, coded, crc32c};
+use crate::codec::{CodeFault, Coded, Reader, Writer, coded};
 use crate::protocol_rules::ProtocolRules;
 use crate::rows::{
-    ClusterRows, DiskRow, LinkRow, LostQuorum, NbdRow, NodeRow, PermissionRow, VirtualDiskRow,
+    ClusterRows, DiskRow, LinkRow, LostQuorum, NbdRow, NodeRow, PermissionRow, VirtualDiskRow, VolumeRow,
 };
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use blockdev_proto::checksum::crc32c;
 use blockdev_proto::geometry::VolumeId;
 use core::fmt;
 use transport_proto::identity::Epoch;
@@ -155,6 +156,7 @@ impl<R: ProtocolRules> Database<R> {
             Table::Reconfigurations => put_list(self.reconfigurations.values(), out),
             Table::Tombstones => put_list(self.tombstones.values(), out),
             Table::Tokens => put_list(self.tokens.values(), out),
+            Table::Volumes => rows.volumes.put(out),
         }
     }
 
@@ -240,6 +242,7 @@ impl<R: ProtocolRules> Database<R> {
                 rows.virtual_disks = old.into_iter().map(VirtualDiskRowV1::now).collect();
             }
             Table::VirtualDisks => rows.virtual_disks = Vec::<VirtualDiskRow>::take(from)?,
+            Table::Volumes => rows.volumes = Vec::<VolumeRow>::take(from)?,
             Table::Permissions => rows.permissions = Vec::<PermissionRow>::take(from)?,
             Table::Nbd => rows.nbd = Vec::<NbdRow>::take(from)?,
             Table::Settings => {

@@ -1,7 +1,7 @@
 //! Rules of disks and virtual disks: what the bytes lie on, and who serves them.
 
 use super::links::on_one_machine;
-use super::{RowFault, check_limit, check_name, check_nodes};
+use super::{RowFault, check_limit, check_name, check_nodes, volumes};
 use crate::ccd::{RowKey, Table};
 use crate::rows::{ClusterRows, DISKS_MAX, DiskKind, DiskRow, PATH_BYTES_MAX, VirtualDiskRow};
 use alloc::string::ToString;
@@ -83,6 +83,9 @@ fn check_candidates(rows: &ClusterRows, row: &VirtualDiskRow, out: &mut Vec<RowF
     let Some(&(_, primary)) = row.candidates.first() else {
         return out.push(RowFault::NoCandidate);
     };
+    if volumes::lies_on_parts(row) {
+        return volumes::check_whole(rows, row, out);
+    }
     let name = |disk: DiskId| rows.disk(disk).map_or_else(|| disk.0.to_string(), |row| row.name.clone());
     for &(node, disk) in &row.candidates {
         match rows.disk(disk) {

@@ -8,6 +8,7 @@ use crate::rows::{
 use alloc::string::String;
 use blockdev_proto::geometry::{BlockBytes, VOLUMES_MAX};
 use blockdev_proto::mapping::CANDIDATES_MAX;
+use blockdev_proto::mirror::{LEGS_MAX, RECORD_BYTES};
 use core::fmt;
 use transport_proto::identity::{LINKS_MAX, RAILS_MAX};
 
@@ -88,6 +89,19 @@ pub enum RowFault {
     OtherMedium { primary: String, other: String },
     SizeZero,
     SizeNotBlocks { size_bytes: u64, block_bytes: u32 },
+    // Volumes.
+    HasDisk { name: String },
+    NoParts { name: String },
+    PartTwice { part: String },
+    PartOfParts { part: String },
+    PartTaken { part: String, by: String, other: RowKey },
+    PartExported { part: String, at: String },
+    TooManyLegs { found: usize },
+    LegsInSync { found: usize },
+    BlockTooLarge { block_bytes: u32 },
+    LegTooSmall { part: String, size_bytes: u64, needed_bytes: u64 },
+    LegBlock { part: String, block_bytes: u32 },
+    LegReadOnly { part: String },
     // Values.
     BadMode { mode: u32 },
     BadSocketPath { path: String },
@@ -121,6 +135,18 @@ impl fmt::Display for RowFault {
             | RowFault::NotJoined { .. }
             | RowFault::ShmAcrossHosts { .. }
             | RowFault::AddressTaken { .. } => self.fmt_link(f),
+            RowFault::HasDisk { .. }
+            | RowFault::NoParts { .. }
+            | RowFault::PartTwice { .. }
+            | RowFault::PartOfParts { .. }
+            | RowFault::PartTaken { .. }
+            | RowFault::PartExported { .. }
+            | RowFault::TooManyLegs { .. }
+            | RowFault::LegsInSync { .. }
+            | RowFault::BlockTooLarge { .. }
+            | RowFault::LegTooSmall { .. }
+            | RowFault::LegBlock { .. }
+            | RowFault::LegReadOnly { .. } => self.fmt_volume(f),
             _ => self.fmt_disk_or_value(f),
         }
     }
@@ -206,6 +232,51 @@ impl RowFault {
         }
     }
 
+    fn fmt_volume(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RowFault::HasDisk { name } => {
+                write!(f, "{name} has a disk of its own: a volume lies on other virtual disks only")
+            }
+            RowFault::NoParts { name } => write!(
+                f,
+                "{name} has no disk and lies on no parts either: name a disk, or make it with netdisk volume"
+            ),
+            RowFault::PartTwice { part } => write!(f, "{part} is named twice: a part serves once"),
+            RowFault::PartOfParts { part } => {
+                write!(f, "{part} lies on others itself: name virtual disks that have a disk")
+            }
+            RowFault::PartTaken { part, by, .. } => {
+                write!(f, "{part} is already a part of {by}: take another one")
+            }
+            RowFault::PartExported { part, at } => {
+                write!(f, "{part} is a part of a volume, so {at} cannot export it: export the volume instead")
+            }
+            RowFault::TooManyLegs { found } => {
+                write!(f, "{found} legs are over the limit of {LEGS_MAX}: leave some out")
+            }
+            RowFault::LegsInSync { found } => write!(
+                f,
+                "{found} legs are in sync: a mirror has at least one, and a new one exactly one to copy from"
+            ),
+            RowFault::BlockTooLarge { block_bytes } => write!(
+                f,
+                "a block of {block_bytes} bytes is too large for a mirror: use {RECORD_BYTES} or less"
+            ),
+            RowFault::LegTooSmall { part, size_bytes, needed_bytes } => write!(
+                f,
+                "{part} has {size_bytes} bytes, a leg needs {needed_bytes} (data and map): grow it, or make \
+                 the mirror smaller"
+            ),
+            RowFault::LegBlock { part, block_bytes } => write!(
+                f,
+                "{part} has blocks of {block_bytes} bytes, larger than the mirror's: use a larger block for \
+                 the mirror"
+            ),
+            RowFault::LegReadOnly { part } => write!(f, "{part} is read only: a leg is written"),
+            _ => Ok(()),
+        }
+    }
+
     fn fmt_disk_or_value(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RowFault::NoPort => write!(f, "no node reaches the disk: name one"),
@@ -283,7 +354,11 @@ coded! {
         43 = MemoryOnTwoNodes, 44 = SamePath { path, other }, 45 = NoCandidate,
         46 = DiskTaken { disk, by, other }, 47 = NotReached { node, disk },
         48 = OtherMedium { primary, other }, 49 = SizeZero,
-        50 = SizeNotBlocks { size_bytes, block_bytes }, 60 = BadMode { mode },
+        50 = SizeNotBlocks { size_bytes, block_bytes }, 70 = HasDisk { name }, 71 = NoParts { name },
+        72 = PartTwice { part }, 73 = PartOfParts { part }, 74 = PartTaken { part, by, other },
+        75 = PartExported { part, at }, 76 = TooManyLegs { found }, 77 = LegsInSync { found },
+        78 = BlockTooLarge { block_bytes }, 79 = LegTooSmall { part, size_bytes, needed_bytes },
+        80 = LegBlock { part, block_bytes }, 81 = LegReadOnly { part }, 60 = BadMode { mode },
         61 = BadSocketPath { path }, 62 = BudgetTooSmall { bytes }, 63 = OutOfRange { key },
         64 = SuspectTooLong
     }

@@ -2,8 +2,9 @@
 
 use super::super::snapshot::{NodeRowV1, VirtualDiskRowV1};
 use super::*;
-use crate::codec::{Coded, Writer, crc32c};
+use crate::codec::{Coded, Writer};
 use crate::protocol_rules::Strict;
+use blockdev_proto::checksum::crc32c;
 use proptest::prelude::*;
 
 fn restore(bytes: &[u8]) -> Result<Database, SnapshotFault> {
