@@ -89,6 +89,8 @@ pub(super) struct LegView {
     pub(super) ios: u32,
     /// The configuration was asked to call it in sync, and may yet do so.
     pub(super) promised: bool,
+    /// The configuration was asked to call it stale, and may yet do so: it is not counted on.
+    pub(super) accused: bool,
     /// No leg any more; its place is free once nothing is under way.
     pub(super) is_gone: bool,
 }
@@ -107,13 +109,14 @@ impl LegView {
             answered: false,
             ios: 0,
             promised: false,
+            accused: false,
             is_gone: false,
         }
     }
 
     /// As the row says and nothing more.
     pub(super) fn reset(&mut self) {
-        self.standing = usual(self.leg.state);
+        self.standing = if self.accused { Standing::Failing } else { usual(self.leg.state) };
         self.asked = false;
         self.answered = false;
         self.found = None;
@@ -327,6 +330,7 @@ impl<R: Rules> Mirror<R> {
         let before = core::mem::replace(&mut view.leg, leg);
         // Whatever was asked for was asked for the row before.
         view.promised = false;
+        view.accused = false;
         match (before.state, leg.state) {
             (LegState::InSync, LegState::Stale) if !is_active => view.reset(),
             (LegState::InSync, LegState::Stale) => {
@@ -371,11 +375,14 @@ impl<R: Rules> Mirror<R> {
         }
         self.propose_at = now + self.limits.propose_again_after;
         self.arm(self.propose_at);
-        if let Proposal::InSync { leg } = proposal
-            && let Some(place) = self.place_of(leg)
+        let (Proposal::InSync { leg } | Proposal::Stale { leg, .. }) = proposal else {
+            return actions.push(MirrorAction::Propose { generation: self.layout.generation, proposal });
+        };
+        if let Some(place) = self.place_of(leg)
             && let Some(view) = self.legs[place].as_mut()
         {
-            view.promised = true;
+            view.promised |= matches!(proposal, Proposal::InSync { .. });
+            view.accused |= matches!(proposal, Proposal::Stale { .. });
         }
         actions.push(MirrorAction::Propose { generation: self.layout.generation, proposal });
     }

@@ -62,6 +62,11 @@ impl<R: Rules> Mirror<R> {
         actions: &mut Vec<MirrorAction>,
     ) {
         self.last_client = now;
+        if flags.contains(RequestFlags::FAST_ZERO) {
+            // A leg that cannot be fast is no worse a copy for it.
+            let result = Err(BlockErrno::Enotsup);
+            return actions.push(MirrorAction::Answer { token, result, read: None });
+        }
         // What does not matter any more must still be the same everywhere.
         let operation = if operation == Operation::Discard { Operation::WriteZeroes } else { operation };
         let op = Op {

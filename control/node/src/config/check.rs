@@ -14,7 +14,8 @@ use crate::scheme::PORT_BASE_USUAL;
 use blockdev_proto::geometry::VolumeId;
 use control_proto::rows::{
     ClusterRows, MEMORY_BUDGET_BYTES_MIN, MEMORY_BUDGET_BYTES_USUAL, MembershipTimes, NAME_BYTES_MAX,
-    NBD_SERVERS_MAX, NODES_MAX, NbdAddress, NbdRow, NodeRow, PermissionRow, VirtualDiskRow, voters_usual,
+    NBD_SERVERS_MAX, NODES_MAX, NbdAddress, NbdRow, NodeRow, PermissionRow, VirtualDiskRow, VolumeRow,
+    voters_usual,
 };
 use control_proto::rules;
 use std::net::{IpAddr, Ipv4Addr};
@@ -80,7 +81,7 @@ impl<'a> Check<'a> {
         let virtual_disks = self.read_virtual_disks(&document.virtual_disk, &disks);
         let volumes = self.read_volumes(&document.virtual_disk, &virtual_disks);
         let permissions = self.read_permissions(&document.permission, &virtual_disks);
-        let nbd = self.read_nbd(&document.nbd, &virtual_disks);
+        let nbd = self.read_nbd(&document.nbd, &virtual_disks, &volumes);
         let memory_budget_bytes = self.budget(document);
         let connectivity = self.heartbeat(&document.heartbeat);
         let membership = self.membership(&document.membership);
@@ -328,14 +329,24 @@ impl<'a> Check<'a> {
         rows.into_iter().map(|(row, _)| row).collect()
     }
 
-    fn read_nbd(&mut self, sections: &[Spanned<NbdSection>], disks: &[VirtualDiskRow]) -> Vec<NbdRow> {
+    fn read_nbd(
+        &mut self,
+        sections: &[Spanned<NbdSection>],
+        disks: &[VirtualDiskRow],
+        volumes: &[VolumeRow],
+    ) -> Vec<NbdRow> {
         let first = sections.first().map_or(Place::default(), |section| self.place(section));
         self.limit(Row::Nbd, sections.len(), NBD_SERVERS_MAX, first);
         let mut rows = Vec::new();
         for section in sections {
             let nbd = section.get_ref();
             let exports = match &nbd.exports {
-                Selection::All => disks.iter().map(|disk| disk.id).collect(),
+                // What others lie on is nobody else's.
+                Selection::All => disks
+                    .iter()
+                    .map(|disk| disk.id)
+                    .filter(|id| volumes.iter().all(|row| row.parts().all(|part| part != *id)))
+                    .collect(),
                 Selection::Some(list) => {
                     list.iter().filter_map(|reference| self.virtual_disk(reference, disks)).collect()
                 }

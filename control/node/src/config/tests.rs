@@ -373,3 +373,64 @@ fn a_file_keeps_the_rules_that_the_database_keeps() {
          let it be memory (kind = \"memory\")"
     );
 }
+
+// proves: B9
+#[test]
+fn a_mirror_in_a_file_lies_on_virtual_disks_that_nobody_else_gets() {
+    let mirror = r#"
+        [cluster]
+        name = "one"
+        key = "a secret of sufficient length"
+        [[node]]
+        id = 1
+        [[node]]
+        id = 2
+        [[link]]
+        rails = [{ kind = "tcp" }]
+        [[disk]]
+        id = 1
+        nodes = [1]
+        kind = "memory"
+        [[disk]]
+        id = 2
+        nodes = [2]
+        kind = "memory"
+        [[virtual_disk]]
+        name = "left"
+        size = "2MiB"
+        disk = 1
+        [[virtual_disk]]
+        name = "right"
+        size = "2MiB"
+        disk = 2
+        [[virtual_disk]]
+        name = "m"
+        size = "1MiB"
+        mirror = ["left", "right"]
+        nodes = [2, 1]
+        [[nbd]]
+        node = 1
+        listen = "unix:/run/m.sock"
+        exports = "all"
+    "#;
+    let read = |text: &str| Config::parse(std::path::Path::new("m.toml"), text);
+    let rows = read(mirror).unwrap_or_else(|faults| panic!("{faults}")).rows;
+    let whole = rows.virtual_disk_named("m").expect("configured");
+    assert_eq!(whole.candidates.iter().map(|(node, _)| node.0).collect::<Vec<_>>(), [2, 1]);
+    let parts: Vec<u32> =
+        rows.volume(whole.id).expect("it lies on others").parts().map(|part| part.0).collect();
+    assert_eq!(parts, [0, 1]);
+    assert_eq!(rows.nbd[0].exports, [whole.id]);
+    let refused = |from: &str, to: &str| match read(&mirror.replace(from, to)) {
+        Ok(_) => panic!("{to} was taken"),
+        Err(faults) => faults.to_string(),
+    };
+    assert!(refused("nodes = [2, 1]", "").contains("add nodes"));
+    assert!(refused("size = \"1MiB\"", "size = \"2MiB\"").contains("grow it"));
+    assert!(refused("exports = \"all\"", "exports = [\"left\"]").contains("export the volume"));
+    assert!(refused("[\"left\", \"right\"]", "[\"left\", \"gone\"]").contains("gone"));
+    assert!(
+        refused("disk = 2\n        [[virtual_disk]]", "disk = 2\n nodes = [2]\n[[virtual_disk]]")
+            .contains("for a mirror")
+    );
+}
