@@ -180,6 +180,8 @@ pub struct BlockEngine {
     pub(crate) last_wire_fault: Option<WireFault>,
     acting: bool,
     pub(crate) shut: Arc<AtomicBool>,
+    /// Says by the clock whether the lease has run out.
+    pub(crate) lease_is_over: Option<Box<dyn Fn() -> bool>>,
 }
 
 impl BlockEngine {
@@ -220,6 +222,7 @@ impl BlockEngine {
             last_wire_fault: None,
             acting: false,
             shut: Arc::default(),
+            lease_is_over: None,
         }
     }
 
@@ -267,6 +270,13 @@ impl BlockEngine {
         self.last_done.retain(|(known, _)| *known != volume);
         self.act(core);
         true
+    }
+
+    /// The volume is not for clients any more: what they have pending ends with `EPERM`.
+    pub fn evict(&mut self, core: &mut Core, volume: VolumeId) {
+        self.driver.forget(core.now(), volume, BlockErrno::Eperm, &mut self.driver_actions);
+        self.last_done.retain(|(known, _)| *known != volume);
+        self.act(core);
     }
 
     /// The volume is gone from the configuration. What clients have pending ends with `ENODEV`; what runs on
@@ -355,6 +365,12 @@ impl BlockEngine {
     /// yet to close the gates.
     pub fn shut_by(&mut self, shut: Arc<AtomicBool>) {
         self.shut = shut;
+    }
+
+    /// Asked before a mirror answers a read: its own copy may be stale when another node has taken over, and a
+    /// process that was stopped and goes on may read it before `shut_by`'s thread has looked at the clock.
+    pub fn lease_by(&mut self, is_over: impl Fn() -> bool + 'static) {
+        self.lease_is_over = Some(Box::new(is_over));
     }
 
     /// Requests that run on the disks here.

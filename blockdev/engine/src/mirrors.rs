@@ -340,9 +340,12 @@ impl BlockEngine {
         result: Result<(), BlockErrno>,
         data: Option<ReadData>,
     ) {
-        let is_open = matches!(self.master.gate(volume), GatePhase::Open(_)) && !self.is_shut();
-        if data.is_some() && !is_open {
-            return self.withdraw(core, token);
+        if data.is_some() {
+            let is_over = self.lease_is_over.as_ref().is_some_and(|is_over| is_over());
+            let is_open = matches!(self.master.gate(volume), GatePhase::Open(_)) && !self.is_shut();
+            if is_over || !is_open {
+                return self.withdraw(core, token);
+            }
         }
         let Some(running) = self.take_running(token) else { return };
         self.executed_for(core, running, result, data);

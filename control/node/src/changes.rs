@@ -11,7 +11,7 @@ use blockdev_proto::geometry::VolumeId;
 use blockdev_proto::mapping::Mapping;
 use control_proto::ccd::{Cause, Change, Event, Row, RowEvent, RowKey, Table};
 use control_proto::membership::Input;
-use control_proto::rows::{ClusterRows, LostQuorum};
+use control_proto::rows::{ClusterRows, LostQuorum, VolumeRow};
 use control_proto::view::{BrokenPath, ClusterView, Member};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -220,6 +220,14 @@ impl Node {
     fn map(&mut self, view: &ClusterView, all: bool, volumes: &BTreeSet<VolumeId>) {
         let (core, clients) = self.station.endpoint.parts();
         mirrors::follow(&mut clients.engine, core, self.replica.database(), self.genesis.node);
+        // Whoever had a part open before it was one could change what the whole is.
+        for part in self.rows.volumes.iter().flat_map(VolumeRow::parts) {
+            if clients.engine.is_open(part) {
+                tracing::warn!(volume = part.0, "the virtual disk is a part of a volume now: its clients go");
+                self.surfaces.close_volume(part);
+                clients.engine.evict(core, part);
+            }
+        }
         let mut mappings: Vec<Mapping> = match all {
             true => view.mappings().collect(),
             false => volumes.iter().filter_map(|volume| view.mapping(*volume)).collect(),

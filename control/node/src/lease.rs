@@ -64,6 +64,12 @@ impl LeaseWatch {
         self.shared.shut.load(Ordering::Relaxed)
     }
 
+    /// Says whether the lease has run out, by the clock and not by when this watch's thread last looked.
+    pub(crate) fn is_over(&self) -> impl Fn() -> bool + use<> {
+        let shared = self.shared.clone();
+        move || boot_time() >= shared.term.lock().until
+    }
+
     /// The lease lasts until then, and the gates may be open.
     pub(crate) fn renew(&self, until: Duration) {
         let mut term = self.shared.term.lock();
@@ -136,9 +142,12 @@ mod tests {
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let watch = LeaseWatch::start(waker).unwrap();
         assert!(!watch.has_run_out());
+        let is_over = watch.is_over();
+        assert!(is_over(), "it has not begun");
         let term = Duration::from_millis(200);
         let until = boot_time() + term;
         watch.renew(until);
+        assert!(!is_over() || boot_time() >= until);
         let mut events = mio::Events::with_capacity(1);
         let begun = Instant::now();
         while !watch.has_run_out() {
@@ -146,6 +155,7 @@ mod tests {
             poll.poll(&mut events, Some(Duration::from_secs(1))).unwrap();
         }
         assert!(boot_time() >= until, "shut before its time");
+        assert!(is_over());
         watch.closed();
         watch.renew(boot_time() + Duration::from_secs(3600));
         assert!(!watch.has_run_out(), "a new lease opens them again");

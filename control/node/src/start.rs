@@ -158,6 +158,7 @@ impl Node {
         let admin = options.socket.as_deref().map(open).transpose()?;
         let lease = LeaseWatch::start(waker.clone())?;
         endpoint.clients().engine.shut_by(lease.shut());
+        endpoint.clients().engine.lease_by(lease.is_over());
         let mut station = Station::new(endpoint, id, rows.clone());
         let surfaces = Surfaces::start(&mut station, &rows)?;
         if let Some(log_side) = log_side {

@@ -239,16 +239,20 @@ impl<R: Rules> Mirror<R> {
     }
 
     fn begin_copying(&mut self, actions: &mut Vec<MirrorAction>) {
-        let Some(legs) = self.pass.as_ref().map(|pass| pass.legs) else { return };
-        for place in (0..LEGS_MAX).filter(|place| legs & (1 << place) != 0) {
-            if let Some(view) = self.legs[place].as_mut() {
+        let Some(asked) = self.pass.as_ref().map(|pass| pass.legs) else { return };
+        let mut legs = 0;
+        for place in self.places(Standing::Out).filter(|place| asked & (1 << place) != 0) {
+            // One that went away meanwhile would hold up every write.
+            if let Some(view) = self.legs[place].as_mut().filter(|view| view.reachable) {
                 view.standing = Standing::Syncing;
+                legs |= 1 << place;
             }
         }
         let is_for_all = !self.leaves_one_behind();
         let blocks = self.layout.map_blocks();
         let Some(pass) = &mut self.pass else { return };
         pass.todo.unite(&self.doubt);
+        pass.legs = legs;
         pass.is_for_legs = legs != 0;
         pass.is_for_all = is_for_all && legs != 0;
         pass.stage = Stage::Copying;

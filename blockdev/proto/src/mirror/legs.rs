@@ -268,6 +268,12 @@ impl<R: Rules> Mirror<R> {
                 self.arm(retry_at);
                 self.leave_pass(place);
             }
+            // Whoever waits for what it was asked would wait until it is back.
+            Some(Standing::Out) if cause == LegCause::Unreachable => {
+                if let Some(view) = self.view(place).filter(|view| view.ios > 0) {
+                    actions.push(MirrorAction::Drop { leg: view.leg.volume });
+                }
+            }
             _ => {}
         }
         true
