@@ -367,8 +367,8 @@ impl BlockEngine {
         self.shut = shut;
     }
 
-    /// Asked before a mirror answers a read: its own copy may be stale when another node has taken over, and a
-    /// process that was stopped and goes on may read it before `shut_by`'s thread has looked at the clock.
+    /// Asked before a mirror answers a read: its own copy may be stale when another node has taken over, and
+    /// a process that was stopped and goes on may read it before `shut_by`'s thread has looked at the clock.
     pub fn lease_by(&mut self, is_over: impl Fn() -> bool + 'static) {
         self.lease_is_over = Some(Box::new(is_over));
     }
