@@ -217,7 +217,7 @@ mod course {
         /// Load as it is now, over as many messages as a window cannot hide.
         fn pace(&mut self, what: &str) -> Pace {
             let (begun, first, carried) = (Instant::now(), self.echoed + 1, self.carried());
-            let goal = self.echoed + 2 * PROGRESS;
+            let goal = self.echoed + 8 * PROGRESS;
             self.until(what, |driver| driver.echoed >= goal);
             let large = (first..=self.echoed).map(length).filter(|length| *length > SMALL);
             Pace {

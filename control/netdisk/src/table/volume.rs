@@ -429,11 +429,15 @@ mod tests {
     fn a_mirror_of_virtual_disks_takes_what_fits() {
         let known = leg_bytes(fitting(64 << 20, BlockBytes::USUAL)).unwrap();
         assert!(known <= 64 << 20 && known > (64 << 20) - 8192, "{known}");
-        let new: Create = parsed(&["m", "--of", "vd0"]);
-        let made = after(&database(), &|db| plan_create(db, &new, [1; 8])).unwrap();
-        assert!(volume(made.rows(), "m").unwrap().0.size_bytes > 63 << 20);
-        let many: Create = parsed(&["m", "--of", "vd0,vd0"]);
-        assert!(refused(&database(), &|db| plan_create(db, &many, [1; 8])).contains("twice"));
+        // The leg of a mirror that is gone again.
+        let was = after(&mirrored(), &|db| plan_detach(db, "m", "m.2")).unwrap();
+        let new: Create = parsed(&["n", "--of", "m.2"]);
+        let made = after(&was, &|db| plan_create(db, &new, [1; 8])).unwrap();
+        assert_eq!(volume(made.rows(), "n").unwrap().0.size_bytes, 8 << 20);
+        let many: Create = parsed(&["n", "--of", "m.2,m.2"]);
+        assert!(refused(&was, &|db| plan_create(db, &many, [1; 8])).contains("twice"));
+        let exported: Create = parsed(&["n", "--of", "vd0"]);
+        assert!(refused(&was, &|db| plan_create(db, &exported, [1; 8])).contains("cannot export it"));
     }
 
     #[test]
