@@ -1,17 +1,12 @@
 //! A report as a PNG picture: per row our bar above the peer's, and a mark where the goal lies.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use embedded_graphics::mono_font::iso_8859_1::{FONT_8X13, FONT_10X20};
-use embedded_graphics::mono_font::{MonoFont, MonoTextStyle};
 use embedded_graphics::pixelcolor::Rgb888;
-use embedded_graphics::prelude::*;
-use embedded_graphics::primitives::{PrimitiveStyle, Rectangle};
-use embedded_graphics::text::{Baseline, Text};
 
+use crate::pixels::Pixels;
 use crate::{Goal, Report, Row, Verdict};
 
 const WIDTH_PX: u32 = 1240;
@@ -40,7 +35,7 @@ const BAD: Rgb888 = Rgb888::new(200, 70, 0);
 pub fn draw_report(path: &Path, title: &str, notes: &str, report: &Report) -> Result<()> {
     ensure!(!report.rows.is_empty(), "there is nothing to draw in {}", path.display());
     let height = HEAD_PX + ROW_PX * report.rows.len() as i32 + MARGIN_PX;
-    let mut canvas = Canvas::new(WIDTH_PX, height as u32);
+    let mut canvas = Pixels::new(WIDTH_PX, height as u32);
     canvas.text(MARGIN_PX, MARGIN_PX, &FONT_10X20, INK, title);
     canvas.text(MARGIN_PX, MARGIN_PX + 26, &FONT_8X13, FAINT, notes);
     let legend = [(OURS, "netdisk"), (PEER, "limit or peer"), (GOAL, "goal")];
@@ -50,107 +45,45 @@ pub fn draw_report(path: &Path, title: &str, notes: &str, report: &Report) -> Re
         canvas.text(x + 18, MARGIN_PX + 46, &FONT_8X13, FAINT, word);
     }
     for (index, row) in report.rows.iter().enumerate() {
-        canvas.row(HEAD_PX + ROW_PX * index as i32, row);
+        draw_row(&mut canvas, HEAD_PX + ROW_PX * index as i32, row);
     }
     canvas.write(path)
 }
 
-/// Pixels in memory.
-struct Canvas {
-    size: Size,
-    rgb: Vec<u8>,
-}
-
-impl Canvas {
-    fn new(width: u32, height: u32) -> Self {
-        Self { size: Size::new(width, height), rgb: vec![255; (width * height * 3) as usize] }
-    }
-
-    fn bar(&mut self, x: i32, y: i32, width: u32, height: u32, colour: Rgb888) {
-        let area = Rectangle::new(Point::new(x, y), Size::new(width, height));
-        let Ok(()) = area.into_styled(PrimitiveStyle::with_fill(colour)).draw(self);
-    }
-
-    fn text(&mut self, x: i32, y: i32, font: &MonoFont<'_>, colour: Rgb888, text: &str) {
-        let style = MonoTextStyle::new(font, colour);
-        let Ok(_) = Text::with_baseline(&plain(text), Point::new(x, y), style, Baseline::Top).draw(self);
-    }
-
-    fn row(&mut self, y: i32, row: &Row) {
-        self.text(MARGIN_PX, y + 10, &FONT_8X13, INK, &row.scenario);
-        let longest = row.ours_figure.into_iter().chain(row.limit_figure).fold(0.0, f64::max);
-        let sides = [
-            (row.ours_figure, &row.ours, OURS, y),
-            (row.limit_figure, &row.limit, PEER, y + BAR_PX as i32 + 2),
-        ];
-        let mark = match (row.limit_figure, row.goal) {
-            (Some(limit), Goal::RatioAtMost { ratio } | Goal::RatioAtLeast { ratio }) => {
-                Some((limit * ratio / longest * BARS_PX).min(BARS_PX * 1.2))
-            }
-            _ => None,
-        };
-        for (figure, name, colour, y) in sides {
-            let Some(figure) = figure.filter(|figure| *figure > 0.0) else { continue };
-            let length = (figure / longest * BARS_PX).max(1.0);
-            self.bar(BARS_X, y, length as u32, BAR_PX, colour);
-            let label = format!("{} {name}", row.unit.show(figure));
-            // Behind the goal's mark too, which would cross it.
-            let end = mark.map_or(length, |mark| length.max(mark));
-            self.text(BARS_X + end as i32 + 8, y + 2, &FONT_8X13, INK, &label);
+fn draw_row(canvas: &mut Pixels, y: i32, row: &Row) {
+    canvas.text(MARGIN_PX, y + 10, &FONT_8X13, INK, &row.scenario);
+    let longest = row.ours_figure.into_iter().chain(row.limit_figure).fold(0.0, f64::max);
+    let sides =
+        [(row.ours_figure, &row.ours, OURS, y), (row.limit_figure, &row.limit, PEER, y + BAR_PX as i32 + 2)];
+    let mark = match (row.limit_figure, row.goal) {
+        (Some(limit), Goal::RatioAtMost { ratio } | Goal::RatioAtLeast { ratio }) => {
+            Some((limit * ratio / longest * BARS_PX).min(BARS_PX * 1.2))
         }
-        if let Some(at) = mark {
-            self.bar(BARS_X + at as i32 - 1, y - 4, 3, 2 * BAR_PX + 10, GOAL);
-        }
-        let (word, colour) = match &row.verdict {
-            Verdict::Reached => ("reached", GOOD),
-            Verdict::NotReached { .. } => ("not reached", BAD),
-            Verdict::NotDecided { .. } => ("not decided", FAINT),
-            Verdict::Skipped { .. } => ("SKIPPED", BAD),
-            Verdict::Failed { .. } => ("FAILED", BAD),
-            Verdict::Shown => ("", FAINT),
-        };
-        let ratio = row.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}×, goal "));
-        let verdict = format!("{ratio}{}: {word}", row.goal.show(row.unit));
-        self.text(VERDICT_X, y + 10, &FONT_8X13, colour, &verdict);
+        _ => None,
+    };
+    for (figure, name, colour, y) in sides {
+        let Some(figure) = figure.filter(|figure| *figure > 0.0) else { continue };
+        let length = (figure / longest * BARS_PX).max(1.0);
+        canvas.bar(BARS_X, y, length as u32, BAR_PX, colour);
+        let label = format!("{} {name}", row.unit.show(figure));
+        // Behind the goal's mark too, which would cross it.
+        let end = mark.map_or(length, |mark| length.max(mark));
+        canvas.text(BARS_X + end as i32 + 8, y + 2, &FONT_8X13, INK, &label);
     }
-
-    fn write(&self, path: &Path) -> Result<()> {
-        let unable = || format!("{} cannot be drawn", path.display());
-        let file = BufWriter::new(File::create(path).with_context(unable)?);
-        let mut encoder = png::Encoder::new(file, self.size.width, self.size.height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header().with_context(unable)?;
-        writer.write_image_data(&self.rgb).with_context(unable)?;
-        writer.finish().with_context(unable)
+    if let Some(at) = mark {
+        canvas.bar(BARS_X + at as i32 - 1, y - 4, 3, 2 * BAR_PX + 10, GOAL);
     }
-}
-
-/// What the fonts do not have, in letters that they have.
-fn plain(text: &str) -> String {
-    text.replace('≤', "<=").replace('≥', ">=").replace('→', "->").replace('–', "-")
-}
-
-impl OriginDimensions for Canvas {
-    fn size(&self) -> Size {
-        self.size
-    }
-}
-
-impl DrawTarget for Canvas {
-    type Color = Rgb888;
-    type Error = core::convert::Infallible;
-
-    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(&mut self, pixels: I) -> Result<(), Self::Error> {
-        for Pixel(point, colour) in pixels {
-            let inside = Rectangle::new(Point::zero(), self.size).contains(point);
-            if inside {
-                let at = (point.y as usize * self.size.width as usize + point.x as usize) * 3;
-                self.rgb[at..at + 3].copy_from_slice(&[colour.r(), colour.g(), colour.b()]);
-            }
-        }
-        Ok(())
-    }
+    let (word, colour) = match &row.verdict {
+        Verdict::Reached => ("reached", GOOD),
+        Verdict::NotReached { .. } => ("not reached", BAD),
+        Verdict::NotDecided { .. } => ("not decided", FAINT),
+        Verdict::Skipped { .. } => ("SKIPPED", BAD),
+        Verdict::Failed { .. } => ("FAILED", BAD),
+        Verdict::Shown => ("", FAINT),
+    };
+    let ratio = row.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}×, goal "));
+    let verdict = format!("{ratio}{}: {word}", row.goal.show(row.unit));
+    canvas.text(VERDICT_X, y + 10, &FONT_8X13, colour, &verdict);
 }
 
 #[cfg(test)]
@@ -170,6 +103,7 @@ mod tests {
             ours_latency: None,
             limit_latency: None,
             recorders: [None, None],
+            timelines: [None, None],
         };
         let names = ("netdisk".to_owned(), "ib_send_lat".to_owned());
         let mut report = Report::begin(Machine::describe(Path::new(env!("CARGO_MANIFEST_DIR"))));

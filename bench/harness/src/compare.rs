@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::{Placement, Recorder, Summary, Unit};
+use crate::{Placement, Recorder, Run, Summary, Timeline, Unit};
 
 /// One side of a comparison. Each measurement starts everything it needs and leaves nothing running behind,
 /// so that the other side has the machine to itself.
@@ -26,18 +26,37 @@ pub struct Measured {
     pub unit: Unit,
     /// The latencies behind it, if there were any.
     pub recorder: Option<Recorder>,
+    /// The same by time, if it was kept.
+    pub timeline: Option<Timeline>,
 }
 
 impl Measured {
     /// A latency, compared by its median.
     pub fn latency(recorder: Recorder) -> Self {
         let figure = recorder.summary().p50_ns as f64;
-        Self { figure, unit: Unit::Nanoseconds, recorder: Some(recorder) }
+        Self { figure, unit: Unit::Nanoseconds, recorder: Some(recorder), timeline: None }
+    }
+
+    /// The latencies of a loop, compared by their median.
+    pub fn latency_of(run: Run) -> Self {
+        Self { timeline: Some(run.timeline), ..Self::latency(run.recorder) }
+    }
+
+    /// The operations per second of a loop, its latencies behind them.
+    pub fn rate_of(run: Run) -> Self {
+        let (figure, unit) = (run.operations_per_s(), Unit::OperationsPerSecond);
+        Self { figure, unit, recorder: Some(run.recorder), timeline: Some(run.timeline) }
+    }
+
+    /// The bytes per second of a loop whose operations move so many bytes each.
+    pub fn bandwidth_of(run: Run, operation_bytes: u32) -> Self {
+        let figure = run.operations_per_s() * f64::from(operation_bytes);
+        Self { figure, unit: Unit::BytesPerSecond, ..Self::rate_of(run) }
     }
 
     /// A single number without a distribution.
     pub fn figure(figure: f64, unit: Unit) -> Self {
-        Self { figure, unit, recorder: None }
+        Self { figure, unit, recorder: None, timeline: None }
     }
 }
 
@@ -58,6 +77,8 @@ pub trait Witness {
     /// # Errors
     /// The machine cannot be watched; the comparison ends.
     fn turn_was_disturbed(&mut self) -> Result<bool>;
+    /// Told after each pair what there is so far, dropped pairs included.
+    fn pair_ended(&mut self, _so_far: &Comparison) {}
 }
 
 /// How many pairs a comparison wants, and when it gives up.
@@ -101,6 +122,9 @@ pub struct Comparison {
     /// Distributions behind the summaries, for `.hgrm` files and pictures.
     #[serde(skip)]
     pub recorders: [Option<Recorder>; 2],
+    /// Latencies by time, turn after turn, for pictures.
+    #[serde(skip)]
+    pub timelines: [Option<Timeline>; 2],
 }
 
 impl Comparison {
@@ -168,6 +192,7 @@ pub fn alternate<'a>(
         ours_latency: None,
         limit_latency: None,
         recorders: [None, None],
+        timelines: [None, None],
     };
     let mut sides = [ours, limit];
     let mut tries = 0;
@@ -191,6 +216,7 @@ pub fn alternate<'a>(
         } else {
             comparison.pairs_dropped += 1;
         }
+        witness.pair_ended(&comparison);
     }
     comparison.ours_latency = comparison.recorders[0].as_ref().map(Recorder::summary);
     comparison.limit_latency = comparison.recorders[1].as_ref().map(Recorder::summary);
@@ -205,10 +231,16 @@ impl Comparison {
         assert!(units.all(|unit| unit == self.unit), "both sides of a comparison count the same thing");
         let ratio = ours.zip(limit).filter(|(_, limit)| *limit > 0.0).map(|(ours, limit)| ours / limit);
         self.pairs.push(Pair { ours, limit, ratio, placement });
-        for (all, one) in self.recorders.iter_mut().zip(turns) {
-            match (all.as_mut(), one.and_then(|measured| measured.recorder)) {
+        for (side, measured) in turns.into_iter().enumerate() {
+            let Some(measured) = measured else { continue };
+            match (self.recorders[side].as_mut(), measured.recorder) {
                 (Some(all), Some(one)) => all.merge(&one),
-                (None, one) => *all = one,
+                (None, one) => self.recorders[side] = one,
+                (Some(_), None) => {}
+            }
+            match (self.timelines[side].as_mut(), measured.timeline) {
+                (Some(all), Some(one)) => all.append(&one),
+                (None, one) => self.timelines[side] = one,
                 (Some(_), None) => {}
             }
         }
@@ -216,7 +248,7 @@ impl Comparison {
 }
 
 /// The middle value, or the mean of the two middle ones; `None` of nothing.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

@@ -159,6 +159,7 @@ mod tests {
             ours_latency: None,
             limit_latency: None,
             recorders: [None, None],
+            timelines: [None, None],
         }
     }
 

@@ -17,10 +17,14 @@ mod machine;
 mod pace;
 mod picture;
 mod pin;
+mod pixels;
 mod placement;
 mod recorder;
 mod report;
+mod saved;
+mod spoilers;
 mod table;
+mod timeline;
 mod unit;
 mod worker;
 
@@ -34,11 +38,14 @@ pub use machine::Machine;
 pub use pace::{
     Budget, Clock, MonotonicClock, Pipeline, Run, closed_loop, closed_loop_at_depth, open_loop, spin_or_yield,
 };
-pub use picture::draw_percentiles;
+pub use picture::{Across, Line, Panel, Picture, bytes_label, wrapped};
 pub use pin::{CoreId, CorePair, Pinned};
 pub use placement::Placement;
 pub use recorder::{Recorder, Summary};
 pub use report::{REPORT_FORMAT, REPORT_VERSION, Report, Row};
+pub use saved::{Change, Difference, SavedReport, SavedRow, differences, show_differences};
+pub use spoilers::{Spoiler, spoilers};
 pub use table::Table;
+pub use timeline::{Moment, Timeline};
 pub use unit::Unit;
 pub use worker::{Worker, die_with_parent, hear_from_parent, tell_parent};

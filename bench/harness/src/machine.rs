@@ -42,7 +42,7 @@ impl Machine {
             tcp_congestion: read("/proc/sys/net/ipv4/tcp_congestion_control"),
             load: load.unwrap_or(0.0),
             commit: commit(source_folder),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: command_line(std::env::args()),
         }
     }
 
@@ -61,6 +61,15 @@ impl Machine {
     pub fn is_busy(&self) -> bool {
         self.load > self.cores as f64 * 0.5
     }
+}
+
+/// The program without its folder, and what it was told.
+fn command_line(words: impl Iterator<Item = String>) -> String {
+    let name = |path: String| match Path::new(&path).file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => path,
+    };
+    words.enumerate().map(|(at, word)| if at == 0 { name(word) } else { word }).collect::<Vec<_>>().join(" ")
 }
 
 fn read(path: &str) -> String {
@@ -90,6 +99,12 @@ mod tests {
         assert!(!machine.kernel.is_empty());
         assert!(machine.cores > 0);
         assert!(machine.show().contains(&machine.kernel));
+    }
+
+    #[test]
+    fn the_command_names_the_program_without_its_folder() {
+        let words = ["/opt/bin/netdisk", "bench", "--json", "/tmp/x"].map(str::to_owned);
+        assert_eq!(super::command_line(words.into_iter()), "netdisk bench --json /tmp/x");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::Recorder;
+use crate::{Recorder, Timeline};
 
 /// How long a measurement lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Budget {
     pub warm_up: Duration,
     /// Time in which samples are recorded; the last operation may end after it.
     pub measure: Duration,
+    /// Recorded operations after which it ends before the time is up; `u64::MAX` leaves it to the time.
+    pub operations_max: u64,
 }
 
 /// Where loops take their time from, so that tests can hold it.
@@ -61,6 +63,8 @@ impl Clock for MonotonicClock {
 pub struct Run {
     /// The latencies.
     pub recorder: Recorder,
+    /// The same by time; of each batch its mean.
+    pub timeline: Timeline,
     /// Operations completed inside the recorded time.
     pub operations: u64,
     /// Length of the recorded time.
@@ -71,6 +75,20 @@ impl Run {
     /// Completed operations per second of the recorded time.
     pub fn operations_per_s(&self) -> f64 {
         self.operations as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// The same with half of each latency: one way of there and back.
+    #[must_use]
+    pub fn halved(self) -> Self {
+        Self { recorder: self.recorder.halved(), timeline: self.timeline.halved(), ..self }
+    }
+
+    /// Adds a run that went on beside this one.
+    pub fn join(&mut self, beside: &Self) {
+        self.recorder.merge(&beside.recorder);
+        self.timeline.overlay(&beside.timeline);
+        self.operations += beside.operations;
+        self.elapsed = self.elapsed.max(beside.elapsed);
     }
 }
 
@@ -86,7 +104,7 @@ pub fn closed_loop<E>(
     batch: u32,
     mut operation: impl FnMut() -> Result<(), E>,
 ) -> Result<Run, E> {
-    let mut recorder = Recorder::new(batch);
+    let (mut recorder, mut timeline) = (Recorder::new(batch), Timeline::default());
     let warm_until_ns = clock.now_ns() + budget.warm_up.as_nanos() as u64;
     let mut now_ns = clock.now_ns();
     while now_ns < warm_until_ns {
@@ -97,16 +115,18 @@ pub fn closed_loop<E>(
     }
     let start_ns = now_ns;
     let end_ns = start_ns + budget.measure.as_nanos() as u64;
-    while now_ns < end_ns {
+    while now_ns < end_ns && recorder.samples() * u64::from(batch) < budget.operations_max {
         let batch_start_ns = now_ns;
         for _ in 0..batch {
             operation()?;
         }
         now_ns = clock.now_ns();
-        recorder.record_batch_ns(now_ns - batch_start_ns);
+        let batch_ns = now_ns - batch_start_ns;
+        recorder.record_batch_ns(batch_ns);
+        timeline.record(now_ns - start_ns, batch_ns / u64::from(batch));
     }
     let operations = recorder.samples() * u64::from(batch);
-    Ok(Run { recorder, operations, elapsed: Duration::from_nanos(now_ns - start_ns) })
+    Ok(Run { recorder, timeline, operations, elapsed: Duration::from_nanos(now_ns - start_ns) })
 }
 
 /// Something that accepts several operations before the first is done.
@@ -135,7 +155,7 @@ pub fn closed_loop_at_depth<P: Pipeline>(
     depth: u32,
     pipeline: &mut P,
 ) -> Result<Run, P::Error> {
-    let mut recorder = Recorder::new(1);
+    let (mut recorder, mut timeline) = (Recorder::new(1), Timeline::default());
     let mut started_ns = vec![0; depth as usize];
     let mut finished = Vec::with_capacity(depth as usize);
     let warm_until_ns = clock.now_ns() + budget.warm_up.as_nanos() as u64;
@@ -159,11 +179,14 @@ pub fn closed_loop_at_depth<P: Pipeline>(
             None if now_ns >= warm_until_ns => *record_from_ns.insert(now_ns),
             known => known.unwrap_or(u64::MAX - budget.measure.as_nanos() as u64),
         };
-        let over = now_ns >= from_ns + budget.measure.as_nanos() as u64;
+        let over = now_ns >= from_ns + budget.measure.as_nanos() as u64
+            || recorder.samples() >= budget.operations_max;
         for tag in finished.drain(..) {
             if was_warm && (!over || recorder.samples() == 0) {
-                recorder.record_ns(now_ns - started_ns[tag as usize]);
+                let latency_ns = now_ns - started_ns[tag as usize];
                 elapsed_ns = now_ns - from_ns;
+                recorder.record_ns(latency_ns);
+                timeline.record(elapsed_ns, latency_ns);
             }
             if over {
                 in_flight -= 1;
@@ -174,7 +197,7 @@ pub fn closed_loop_at_depth<P: Pipeline>(
         }
     }
     let operations = recorder.samples();
-    Ok(Run { recorder, operations, elapsed: Duration::from_nanos(elapsed_ns.max(1)) })
+    Ok(Run { recorder, timeline, operations, elapsed: Duration::from_nanos(elapsed_ns.max(1)) })
 }
 
 /// Starts `operation` by a timetable of `rate_per_s`, and measures each from the time at which it *should*
@@ -191,7 +214,7 @@ pub fn open_loop<E>(
 ) -> Result<Run, E> {
     assert!(rate_per_s > 0.0, "an open loop needs a rate");
     let gap_ns = 1e9 / rate_per_s;
-    let mut recorder = Recorder::new(1);
+    let (mut recorder, mut timeline) = (Recorder::new(1), Timeline::default());
     let start_ns = clock.now_ns();
     let record_from_ns = start_ns + budget.warm_up.as_nanos() as u64;
     let end_ns = record_from_ns + budget.measure.as_nanos() as u64;
@@ -199,7 +222,8 @@ pub fn open_loop<E>(
     for turn in 0_u64.. {
         let intended_ns = start_ns + (turn as f64 * gap_ns) as u64;
         // A timetable that is slower than the recorded time still gives its first figure.
-        if intended_ns >= end_ns && recorder.samples() > 0 {
+        let enough = intended_ns >= end_ns || recorder.samples() >= budget.operations_max;
+        if enough && recorder.samples() > 0 {
             break;
         }
         clock.wait_until_ns(intended_ns);
@@ -207,11 +231,13 @@ pub fn open_loop<E>(
         now_ns = clock.now_ns();
         if intended_ns >= record_from_ns {
             recorder.record_ns(now_ns - intended_ns);
+            timeline.record(now_ns - record_from_ns, now_ns - intended_ns);
         }
     }
     let operations = recorder.samples();
-    let elapsed_ns = now_ns.max(end_ns) - record_from_ns;
-    Ok(Run { recorder, operations, elapsed: Duration::from_nanos(elapsed_ns) })
+    let until_ns = if operations >= budget.operations_max { now_ns } else { now_ns.max(end_ns) };
+    let elapsed_ns = until_ns - record_from_ns;
+    Ok(Run { recorder, timeline, operations, elapsed: Duration::from_nanos(elapsed_ns) })
 }
 
 /// One turn of a wait: spins `spins_max` times, then offers the core to others. Returns the turns so far.

@@ -30,7 +30,11 @@ impl Clock for HeldClock {
 }
 
 fn budget(warm_up_ms: u64, measure_ms: u64) -> Budget {
-    Budget { warm_up: Duration::from_millis(warm_up_ms), measure: Duration::from_millis(measure_ms) }
+    Budget {
+        warm_up: Duration::from_millis(warm_up_ms),
+        measure: Duration::from_millis(measure_ms),
+        operations_max: u64::MAX,
+    }
 }
 
 /// 10 µs each, but one in the middle stalls for 100 ms.

@@ -1,8 +1,11 @@
 //! Latency goes into an HDR histogram, and comes out as a summary, a `.hgrm` text or a curve.
 
 use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, IntervalLogWriterError};
 use serde::{Deserialize, Serialize};
 
 /// The longest latency that keeps its value; anything longer is recorded as this (one minute).
@@ -35,6 +38,11 @@ impl Recorder {
         self.histogram.saturating_record(latency_ns.max(1));
     }
 
+    /// Adds so many samples of the same time, for example out of the report of another program.
+    pub fn record_many_ns(&mut self, latency_ns: u64, samples: u64) {
+        self.histogram.saturating_record_n(latency_ns.max(1), samples);
+    }
+
     /// Adds the time that a whole batch took; the sample is its mean per operation, rounded to a nanosecond.
     pub fn record_batch_ns(&mut self, batch_ns: u64) {
         let operations = u64::from(self.operations_per_sample);
@@ -60,6 +68,17 @@ impl Recorder {
         self.histogram.add(&other.histogram).expect("both histograms have the same constant bounds");
     }
 
+    /// The same samples, half of each: one way of there and back. A sample then covers twice the operations.
+    #[must_use]
+    pub fn halved(&self) -> Self {
+        let mut half = Self::new(self.operations_per_sample * 2);
+        for step in self.histogram.iter_recorded() {
+            let (value, count) = (step.value_iterated_to() / 2, step.count_since_last_iteration());
+            half.histogram.saturating_record_n(value.max(1), count);
+        }
+        half
+    }
+
     /// The quantiles that reports carry. All zero if nothing was recorded.
     pub fn summary(&self) -> Summary {
         let quantile = |q| self.histogram.value_at_quantile(q);
@@ -72,6 +91,7 @@ impl Recorder {
             p90_ns: quantile(0.9),
             p99_ns: quantile(0.99),
             p999_ns: quantile(0.999),
+            p9999_ns: quantile(0.9999),
             max_ns: self.histogram.max(),
             mean_ns: if empty { 0.0 } else { self.histogram.mean() },
         }
@@ -116,6 +136,24 @@ impl Recorder {
         let (max_us, count) = (self.histogram.max() as f64 / 1e3, self.histogram.len());
         writeln!(out, "#[Max     = {max_us:>12.3}, Total count    = {count:>12}]")
     }
+
+    /// Writes all samples as one interval of a log in HdrHistogram's V2 format (compressed, base64), which
+    /// its own tools read. Values are in ns. `began` is when the run did, `lasted` how long it took.
+    ///
+    /// # Errors
+    /// Whatever the writer refuses with.
+    pub fn write_log(&self, out: &mut dyn Write, began: SystemTime, lasted: Duration) -> io::Result<()> {
+        let mut serializer = V2DeflateSerializer::new();
+        let mut out = out;
+        let mut log = IntervalLogWriterBuilder::new()
+            .add_comment("latencies in nanoseconds")
+            .with_start_time(began)
+            .begin_log_with(&mut out, &mut serializer)?;
+        log.write_histogram(&self.histogram, Duration::ZERO, lasted, None).map_err(|error| match error {
+            IntervalLogWriterError::IoError(error) => error,
+            IntervalLogWriterError::SerializeError(error) => io::Error::other(format!("{error:?}")),
+        })
+    }
 }
 
 /// Quantiles of one measurement, in nanoseconds.
@@ -135,6 +173,8 @@ pub struct Summary {
     pub p99_ns: u64,
     /// 99.9 % of samples are at or below.
     pub p999_ns: u64,
+    /// 99.99 % of samples are at or below.
+    pub p9999_ns: u64,
     /// Largest sample.
     pub max_ns: u64,
     /// Arithmetic mean; kept for completeness, p50 is what comparisons use.
@@ -143,6 +183,10 @@ pub struct Summary {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use hdrhistogram::Histogram;
+
     use super::{LATENCY_NS_MAX, Recorder};
 
     #[test]
@@ -158,7 +202,17 @@ mod tests {
         assert!(near(summary.p50_ns, 500_000), "{summary:?}");
         assert!(near(summary.p99_ns, 990_000), "{summary:?}");
         assert!(near(summary.p999_ns, 999_000), "{summary:?}");
+        assert!(near(summary.p9999_ns, 1_000_000), "{summary:?}");
         assert!(near(summary.max_ns, 1_000_000), "{summary:?}");
+    }
+
+    #[test]
+    fn halves_of_round_trips_say_that_a_sample_covers_two_ways() {
+        let mut recorder = Recorder::new(1);
+        (1..=100).for_each(|us| recorder.record_ns(us * 2_000));
+        let half = recorder.halved().summary();
+        assert_eq!((half.count, half.operations_per_sample), (100, 2));
+        assert!((49_900..=50_200).contains(&half.p50_ns), "{half:?}");
     }
 
     #[test]
@@ -180,6 +234,45 @@ mod tests {
         recorder.record_ns(LATENCY_NS_MAX * 10);
         assert_eq!(recorder.samples(), 1);
         assert!(recorder.summary().max_ns >= LATENCY_NS_MAX);
+    }
+
+    // proves: F4
+    #[test]
+    fn a_log_is_read_back_by_the_formats_own_reader() {
+        use hdrhistogram::serialization::Deserializer;
+        use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+        let mut recorder = Recorder::new(1);
+        (1..=100).for_each(|us| recorder.record_ns(us * 1_000));
+        let mut log = Vec::new();
+        recorder.write_log(&mut log, SystemTime::UNIX_EPOCH, Duration::from_secs(2)).unwrap();
+        let entries: Vec<_> = IntervalLogIterator::new(&log).map(Result::unwrap).collect();
+        let interval = entries.iter().find_map(|entry| match entry {
+            LogEntry::Interval(interval) => Some(interval),
+            _ => None,
+        });
+        let text = interval.unwrap().encoded_histogram();
+        let bytes = base64(text);
+        let read: Histogram<u64> = Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
+        assert_eq!(
+            (read.len(), read.min(), interval.unwrap().duration()),
+            (100, 1_000, Duration::from_secs(2))
+        );
+    }
+
+    /// Bytes of a text in base64.
+    fn base64(text: &str) -> Vec<u8> {
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let digits = text.bytes().filter_map(|byte| alphabet.iter().position(|digit| *digit == byte));
+        let (mut bits, mut have, mut bytes) = (0_u32, 0, Vec::new());
+        for digit in digits {
+            bits = bits << 6 | digit as u32;
+            have += 6;
+            if have >= 8 {
+                have -= 8;
+                bytes.push((bits >> have) as u8);
+            }
+        }
+        bytes
     }
 
     #[test]

@@ -182,6 +182,7 @@ mod tests {
             ours_latency: None,
             limit_latency: None,
             recorders: [None, None],
+            timelines: [None, None],
         };
         let names = ("netdisk shm".to_owned(), "cache line".to_owned());
         let goal = Goal::RatioAtMost { ratio: 4.0 };

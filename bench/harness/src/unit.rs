@@ -19,6 +19,22 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// What is counted, for the axis of a chart.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "latency",
+            Self::BytesPerSecond => "bandwidth",
+            Self::OperationsPerSecond => "operations",
+            Self::PercentOfCore => "CPU time",
+            Self::AllocationsPerMessage => "allocations",
+        }
+    }
+
+    /// Whether less of it is better.
+    pub fn less_is_better(self) -> bool {
+        !matches!(self, Self::BytesPerSecond | Self::OperationsPerSecond)
+    }
+
     /// The figure as a person reads it, for example `6.52 µs`, `33.1 GB/s` or `124 k/s`.
     pub fn show(self, figure: f64) -> String {
         match self {

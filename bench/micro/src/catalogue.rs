@@ -4,14 +4,15 @@ use bench_harness::{Contender, Goal, Placement, Unit};
 
 use crate::limits::cache_line::{self, CacheLineRoundTrip};
 use crate::limits::memory_copy::{MemoryCopy, Places, Reading};
-use crate::limits::tcp_round_trip::{Exchange, TcpRoundTrip};
-use crate::limits::tcp_stream::TcpStreaming;
-use crate::limits::tcp_wait::Wait;
+use crate::limits::socket::Wait;
+use crate::limits::socket_round_trip::{Exchange, SocketRoundTrip};
+use crate::limits::socket_stream::SocketStreaming;
+use crate::limits::wire::Family;
 use crate::netdisk::{
     AllocationsPerMessage, Carrier, ClusterWithNbd, DiskRead, IdleNodes, Layout, MessageRoundTrip,
     MessageStream, Waiting,
 };
-use crate::peers::{FioFigure, FioRead, NbdServer, NbdkitMemory, Tool};
+use crate::peers::{FioFigure, FioJob, FioWork, NbdPeer, NbdProcess, NbdServer, Tool};
 use crate::scenario::Scenario;
 use crate::settings::Settings;
 
@@ -32,12 +33,13 @@ pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
 /// What the machine itself can do, shown for orientation.
 fn limits(settings: &Settings) -> Vec<Scenario> {
     let Settings { cores, budget, .. } = *settings;
-    let shown = |id, title, unit, limit| Scenario {
-        id,
-        title,
+    let shown = |id: &'static str, title: &'static str, unit, limit| Scenario {
+        id: id.into(),
+        title: title.into(),
         unit,
         goal: Goal::Shown,
         needs: Vec::new(),
+        unfit: None,
         ours: None,
         limit: Some(limit),
     };
@@ -53,7 +55,7 @@ fn limits(settings: &Settings) -> Vec<Scenario> {
             "limit/cache-line",
             "cache line there and back",
             time,
-            Box::new(CacheLineRoundTrip { cores, budget }),
+            Box::new(CacheLineRoundTrip { cores, budget, half: false }),
         ),
         shown("limit/copy/4KiB", copying, rate, copy(4 * KIB, 8, Reading::EveryLine)),
         shown("limit/copy/64KiB", copying, rate, copy(64 * KIB, 8, Reading::EveryLine)),
@@ -72,16 +74,17 @@ fn limits(settings: &Settings) -> Vec<Scenario> {
 /// The transport against the limits.
 fn messages(settings: &Settings) -> Vec<Scenario> {
     let Settings { cores, budget, .. } = *settings;
-    let held = |id, title, unit, goal, ours, limit| Scenario {
-        id,
-        title,
+    let held = |id: &'static str, title: &'static str, unit, goal, ours, limit| Scenario {
+        id: id.into(),
+        title: title.into(),
         unit,
         goal,
         needs: Vec::new(),
+        unfit: None,
         ours: Some(ours),
         limit: Some(limit),
     };
-    let one_link = |carrier, waiting| Layout { carrier, links: 1, waiting };
+    let one_link = |carrier, waiting| Layout::one(carrier, waiting);
     let ours = |carrier, waiting, batch| -> Box<dyn Contender> {
         Box::new(MessageRoundTrip { cores, budget, layout: one_link(carrier, waiting), bytes: 64, batch })
     };
@@ -89,7 +92,7 @@ fn messages(settings: &Settings) -> Vec<Scenario> {
         Box::new(MessageStream { cores, budget, layout: one_link(carrier, waiting), bytes: MIB })
     };
     let raw = |wait| -> Box<dyn Contender> { Box::new(round_trip(settings, 64, 64, wait)) };
-    let cache_line = Box::new(CacheLineRoundTrip { cores, budget });
+    let cache_line = Box::new(CacheLineRoundTrip { cores, budget, half: false });
     let places = Places { bytes: MIB as u32, depth: 4 };
     let copy = Box::new(MemoryCopy { cores, budget, places, reading: Reading::EveryLine });
     let (time, rate) = (Unit::Nanoseconds, Unit::BytesPerSecond);
@@ -143,14 +146,15 @@ fn messages(settings: &Settings) -> Vec<Scenario> {
 /// No message may allocate once the steady state is reached.
 fn allocations(settings: &Settings) -> Vec<Scenario> {
     let Settings { cores, budget, .. } = *settings;
-    let none = |id, carrier, bytes| {
-        let layout = Layout { carrier, links: 1, waiting: Waiting::Spinning };
+    let none = |id: &'static str, carrier, bytes| {
+        let layout = Layout::one(carrier, Waiting::Spinning);
         Scenario {
-            id,
-            title: "heap allocations per message, both processes",
+            id: id.into(),
+            title: "heap allocations per message, both processes".into(),
             unit: Unit::AllocationsPerMessage,
             goal: Goal::FigureAtMost { figure: 0.0, only: None },
             needs: Vec::new(),
+            unfit: None,
             ours: Some(Box::new(AllocationsPerMessage { cores, budget, layout, bytes })),
             limit: None,
         }
@@ -166,11 +170,20 @@ fn allocations(settings: &Settings) -> Vec<Scenario> {
 /// The library surface on a memory disk of another node.
 fn disks(settings: &Settings) -> Vec<Scenario> {
     let Settings { cores, budget, .. } = *settings;
-    let read = |id, title, carrier, goal, limit| {
-        let layout = Layout { carrier, links: 1, waiting: Waiting::Spinning };
+    let read = |id: &'static str, title: &'static str, carrier, goal, limit| {
+        let layout = Layout::one(carrier, Waiting::Spinning);
         let ours = DiskRead { cores, budget, layout, bytes: 4 * KIB as u32 };
         let unit = Unit::Nanoseconds;
-        Scenario { id, title, unit, goal, needs: Vec::new(), ours: Some(Box::new(ours)), limit }
+        Scenario {
+            id: id.into(),
+            title: title.into(),
+            unit,
+            goal,
+            needs: Vec::new(),
+            unfit: None,
+            ours: Some(Box::new(ours)),
+            limit,
+        }
     };
     let near = Goal::FigureAtMost { figure: 2_000.0, only: Some(Placement::Near) };
     // A request goes as one frame of 64 bytes and comes back with its block.
@@ -184,15 +197,16 @@ fn disks(settings: &Settings) -> Vec<Scenario> {
 
 /// netdisk's NBD server, its disk on another node, against a server that has the disk in its own memory.
 fn nbd(settings: &Settings) -> Vec<Scenario> {
-    let read = |id, title, unit, goal, depth, figure| {
-        let ours = ClusterWithNbd { disk_bytes: settings.disk_bytes };
-        let limit = NbdkitMemory { disk_bytes: settings.disk_bytes };
+    let read = |id: &'static str, title: &'static str, unit, goal, depth, figure| {
+        let ours = ClusterWithNbd { carrier: Carrier::Shm, disk_bytes: settings.disk_bytes };
+        let limit = NbdProcess { peer: NbdPeer::Nbdkit, disk_bytes: settings.disk_bytes };
         Scenario {
-            id,
-            title,
+            id: id.into(),
+            title: title.into(),
             unit,
             goal,
             needs: vec![Tool::FioWithNbd, Tool::Nbdkit],
+            unfit: None,
             ours: Some(Box::new(fio_read(settings, Box::new(ours), depth, figure))),
             limit: Some(Box::new(fio_read(settings, Box::new(limit), depth, figure))),
         }
@@ -209,28 +223,32 @@ fn nbd(settings: &Settings) -> Vec<Scenario> {
 /// What a node costs that has nothing to do.
 fn idle(settings: &Settings) -> Scenario {
     Scenario {
-        id: "idle/node",
-        title: "the busiest of three nodes without clients",
+        id: "idle/node".into(),
+        title: "the busiest of three nodes without clients".into(),
         unit: Unit::PercentOfCore,
         goal: Goal::FigureBelow { figure: 1.0 },
         needs: Vec::new(),
+        unfit: None,
         ours: Some(Box::new(IdleNodes { watch: settings.idle_watch })),
         limit: None,
     }
 }
 
-fn round_trip(settings: &Settings, there_bytes: usize, back_bytes: usize, wait: Wait) -> TcpRoundTrip {
+fn round_trip(settings: &Settings, there_bytes: usize, back_bytes: usize, wait: Wait) -> SocketRoundTrip {
     let Settings { cores, budget, .. } = *settings;
     let exchange = Exchange { there_bytes, back_bytes };
-    TcpRoundTrip { cores, budget, exchange, wait, congestion: settings.tcp_congestion.clone() }
+    let (family, congestion) = (Family::Tcp, settings.tcp_congestion.clone());
+    SocketRoundTrip { family, cores, budget, exchange, wait, half: false, congestion }
 }
 
-fn tcp_stream(settings: &Settings) -> TcpStreaming {
+fn tcp_stream(settings: &Settings) -> SocketStreaming {
     let Settings { cores, budget, .. } = *settings;
-    TcpStreaming { cores, budget, message_bytes: MIB, congestion: settings.tcp_congestion.clone() }
+    let (family, congestion) = (Family::Tcp, settings.tcp_congestion.clone());
+    SocketStreaming { family, cores, budget, message_bytes: MIB, congestion }
 }
 
-fn fio_read(settings: &Settings, server: Box<dyn NbdServer>, depth: u32, figure: FioFigure) -> FioRead {
+fn fio_read(settings: &Settings, server: Box<dyn NbdServer>, depth: u32, figure: FioFigure) -> FioJob {
     let Settings { disk_bytes, fio_runtime: runtime, .. } = *settings;
-    FioRead { server, depth, runtime, disk_bytes, figure }
+    let work = FioWork { writes: false, bytes: 4 << 10, depth };
+    FioJob { server, work, runtime, disk_bytes, figure }
 }

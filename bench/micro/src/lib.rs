@@ -10,10 +10,15 @@
 mod bystander;
 mod catalogue;
 mod control;
+mod disk;
+mod instructions;
 pub mod laboratory;
 mod limits;
+mod messages;
 mod netdisk;
+mod output;
 mod peers;
+mod rival;
 mod role;
 mod scenario;
 mod scratch;
@@ -24,10 +29,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bench_harness::{Alternation, CorePair, Machine, Report, draw_percentiles};
+use bench_harness::{Across, Alternation, CorePair, Line, Machine, Panel, Picture, Report, Unit};
 use clap::{Args, Parser, Subcommand};
 
-use crate::netdisk::Destinations;
+pub use crate::control::{ControlArguments, run_control};
+pub use crate::disk::{DiskArguments, run_disk};
+pub use crate::messages::{Kind, MessageArguments, run as run_messages};
 use crate::role::Role;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
@@ -80,12 +87,23 @@ struct Wishes {
 
 #[derive(Debug, Subcommand)]
 enum Other {
-    /// netdisk's transport over every provider, size, depth and number of links, closed and open loop. Takes
-    /// --quick, --only, --seconds, --json and --curves as the comparison does.
-    Sweep,
     /// The control plane's replicated log beside etcd, which is installed if it is not there. Takes the
     /// options of the comparison.
     Control,
+    /// Instructions of the hot paths, counted by callgrind, beside those written in bench/results.
+    Instructions {
+        /// Write them down instead of comparing.
+        #[arg(long)]
+        write: bool,
+    },
+    /// One hot path; callgrind counts.
+    #[command(hide = true)]
+    HotPath {
+        /// Its name.
+        path: String,
+        /// How often.
+        operations: u64,
+    },
     /// The other end of an exchange; started by this program itself.
     #[command(hide = true)]
     Worker {
@@ -94,21 +112,16 @@ enum Other {
     },
 }
 
-/// Does what this process's command line asks for.
+/// Does what this process's command line asks for; returns its exit code.
 ///
 /// # Errors
 /// What went wrong and what to do.
-pub fn run_command_line() -> Result<()> {
+pub fn run_command_line() -> Result<u8> {
     let Arguments { other, wishes } = Arguments::parse();
     match other {
         Some(Other::Worker { role }) => {
             let role: Role = serde_json::from_str(&role).context("a role is JSON written by the parent")?;
             role.serve()
-        }
-        Some(Other::Sweep) => {
-            let only = wishes.only.as_deref().unwrap_or_default();
-            let into = Destinations { json: wishes.json.as_deref(), curves: wishes.curves.as_deref() };
-            netdisk::sweep(&settings(&wishes)?, only, machine(), &into)
         }
         Some(Other::Control) => {
             let settings = settings(&wishes)?;
@@ -117,15 +130,18 @@ pub fn run_command_line() -> Result<()> {
             }
             compare(&wishes, &settings, control::scenarios(&settings))
         }
+        Some(Other::Instructions { write }) => return instructions::check(write),
+        Some(Other::HotPath { path, operations }) => instructions::run(&path, operations),
         None => {
             let settings = settings(&wishes)?;
             compare(&wishes, &settings, catalogue::scenarios(&settings))
         }
-    }
+    }?;
+    Ok(0)
 }
 
 /// This machine, with a warning if others are using it.
-fn machine() -> Machine {
+pub(crate) fn machine() -> Machine {
     let machine = Machine::describe(Path::new(env!("CARGO_MANIFEST_DIR")));
     if machine.is_busy() {
         let load = machine.load;
@@ -173,6 +189,7 @@ fn compare(wishes: &Wishes, settings: &Settings, mut scenarios: Vec<Scenario>) -
 fn settings(wishes: &Wishes) -> Result<Settings> {
     let mut settings = if wishes.quick { Settings::quick() } else { Settings::full() };
     settings.cores = CorePair::choose()?;
+    settings.core_pairs = vec![settings.cores];
     settings.tcp_congestion = wishes.tcp_congestion.clone();
     if let Some(pairs) = wishes.pairs {
         settings.alternation =
@@ -199,10 +216,18 @@ fn write_curves(folder: &Path, report: &Report) -> Result<()> {
         {
             let Some(recorder) = recorder else { continue };
             recorder.write_hgrm(&mut fs::File::create(folder.join(format!("{file}-{side}.hgrm")))?)?;
-            curves.push((name.clone(), recorder));
+            curves.push(Line::percentiles(name, recorder));
         }
         if !curves.is_empty() {
-            draw_percentiles(&folder.join(format!("{file}.svg")), &row.title, &curves)?;
+            let panel = Panel {
+                caption: row.scenario.clone(),
+                across: Across::Percentile,
+                up: Unit::Nanoseconds,
+                lines: curves,
+                marks: Vec::new(),
+            };
+            let picture = Picture { title: row.title.clone(), notes: Vec::new(), panels: vec![panel] };
+            picture.write(&folder.join(format!("{file}.svg")))?;
         }
     }
     Ok(())

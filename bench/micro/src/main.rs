@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::alloc::System;
+use std::process::ExitCode;
 
 use bench_harness::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -10,6 +11,6 @@ use bench_harness::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-fn main() -> anyhow::Result<()> {
-    bench_micro::run_command_line()
+fn main() -> anyhow::Result<ExitCode> {
+    bench_micro::run_command_line().map(ExitCode::from)
 }

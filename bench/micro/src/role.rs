@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::control::log_node;
-use crate::limits::{cache_line, memory_copy, tcp_round_trip, tcp_stream};
+use crate::limits::{cache_line, memory_copy, socket_round_trip, socket_stream};
 use crate::netdisk::{cluster_node, disk_master, partner};
 
 /// The hidden sub-command that turns this binary, or netdisk, into a worker.
@@ -17,10 +17,10 @@ pub(crate) enum Role {
     CacheLineEcho(cache_line::Echo),
     /// Reads messages that its parent copied into shared memory.
     MemoryCopyReader(memory_copy::Reader),
-    /// Sends each TCP message back.
-    TcpEcho(tcp_round_trip::Echo),
-    /// Takes in a TCP stream and tells how fast it came.
-    TcpSink(tcp_stream::Sink),
+    /// Sends each message of a socket back.
+    SocketEcho(socket_round_trip::Echo),
+    /// Takes in the stream of a socket and tells how fast it came.
+    SocketSink(socket_stream::Sink),
     /// netdisk's endpoint at the other end.
     NetdiskPartner(partner::Partner),
     /// netdisk's master of a memory disk at the other end.
@@ -41,8 +41,8 @@ impl Role {
         match self {
             Self::CacheLineEcho(echo) => echo.serve(),
             Self::MemoryCopyReader(reader) => reader.serve(),
-            Self::TcpEcho(echo) => echo.serve(),
-            Self::TcpSink(sink) => sink.serve(),
+            Self::SocketEcho(echo) => echo.serve(),
+            Self::SocketSink(sink) => sink.serve(),
             Self::NetdiskPartner(partner) => partner.serve(),
             Self::NetdiskDiskMaster(master) => master.serve(),
             Self::NetdiskNode(node) => node.serve(),

@@ -105,24 +105,6 @@ fn a_message_over_shared_memory_allocates_nothing_in_either_process() {
     assert_eq!(rows(&report)[0]["ours_figure"].as_f64(), Some(0.0), "{report}");
 }
 
-// proves: F4
-#[test]
-fn the_sweep_drives_closed_and_open_loops_over_several_links() {
-    if !has_two_cores() {
-        return;
-    }
-    let folder = Folder::new("sweep");
-    let file = folder.0.join("sweep.json");
-    let wishes = ["sweep", "--quick", "--seconds", "0.02", "--only", "shm/65536B/2-link", "--json"];
-    let output = bench_micro(&[&wishes[..], &[file.to_str().unwrap()]].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-    let points = report["points"].as_array().unwrap();
-    let kinds: Vec<_> = points.iter().map(|point| point["drive"]["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["closed", "closed", "closed", "open"]);
-    assert!(points.iter().all(|point| point["latency"]["count"].as_u64() > Some(0)), "{report}");
-}
-
 #[test]
 fn a_missing_peer_is_skipped_with_the_command_that_installs_it() {
     if !has_two_cores() {

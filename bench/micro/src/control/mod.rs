@@ -1,6 +1,7 @@
 //! The control plane's replicated log beside etcd: three nodes each, as processes, on loopback.
 
 mod client;
+mod command;
 mod contenders;
 mod etcd;
 mod grpc;
@@ -9,6 +10,7 @@ pub(crate) mod log_node;
 
 use bench_harness::{Contender, Goal, Unit};
 
+pub use command::{ControlArguments, run_control};
 pub(crate) use contenders::Place;
 use contenders::{Failover, IdleLog, Puts, Rival, Who};
 
@@ -18,15 +20,19 @@ use crate::settings::Settings;
 
 /// The scenarios of the control plane.
 pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
-    let against = |id, title, unit, goal, make: &dyn Fn(Who) -> Box<dyn Contender>| Scenario {
-        id,
-        title,
-        unit,
-        goal,
-        needs: vec![Tool::Etcd],
-        ours: Some(make(Who::Ours)),
-        limit: Some(make(Who::Rival(Rival::Etcd))),
-    };
+    let against =
+        |id: &'static str, title: &'static str, unit, goal, make: &dyn Fn(Who) -> Box<dyn Contender>| {
+            Scenario {
+                id: id.into(),
+                title: title.into(),
+                unit,
+                goal,
+                needs: vec![Tool::Etcd],
+                unfit: None,
+                ours: Some(make(Who::Ours)),
+                limit: Some(make(Who::Rival(Rival::Etcd))),
+            }
+        };
     let puts = |place, open| {
         let (warm_up, measure) = (settings.control_warm_up, settings.control_measure);
         move |who| -> Box<dyn Contender> { Box::new(Puts { who, place, open, warm_up, measure }) }
@@ -47,11 +53,12 @@ pub(crate) fn scenarios(settings: &Settings) -> Vec<Scenario> {
             &|who| -> Box<dyn Contender> { Box::new(Failover { who }) },
         ),
         Scenario {
-            id: "control/idle",
-            title: "the busiest of three idle nodes of the log",
+            id: "control/idle".into(),
+            title: "the busiest of three idle nodes of the log".into(),
             unit: Unit::PercentOfCore,
             goal: Goal::FigureBelow { figure: 1.0 },
             needs: Vec::new(),
+            unfit: None,
             ours: Some(Box::new(IdleLog { watch: settings.idle_watch })),
             limit: None,
         },

@@ -6,6 +6,8 @@ mod kernel_nvme;
 mod perftest;
 mod rows;
 
+pub(crate) use perftest::{PerftestBandwidth, PerftestLatency};
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,13 +128,13 @@ impl Lengths {
         let cores = CorePair::choose()?;
         Ok(match quick {
             true => Self {
-                budget: Budget { warm_up: ms(200), measure: ms(500) },
+                budget: Budget { warm_up: ms(200), measure: ms(500), operations_max: u64::MAX },
                 messages: 2_000,
                 stream_bytes: 64 << 20,
                 cores,
             },
             false => Self {
-                budget: Budget { warm_up: ms(500), measure: ms(1_500) },
+                budget: Budget { warm_up: ms(500), measure: ms(1_500), operations_max: u64::MAX },
                 messages: 10_000,
                 stream_bytes: 256 << 20,
                 cores,

@@ -46,7 +46,7 @@ pub(super) fn scenarios(lengths: Lengths) -> Vec<Scenario> {
 /// Both ends poll, as perftest does, but give their core away between two looks: soft-RoCE's threads need
 /// one.
 fn layout(links: u8) -> Layout {
-    Layout { carrier: Carrier::Verbs, links, waiting: Waiting::Yielding }
+    Layout { links, ..Layout::one(Carrier::Verbs, Waiting::Yielding) }
 }
 
 /// `sent`: bytes that the peer sends for our `bytes`, which travel with a header.
@@ -54,11 +54,12 @@ fn latency(id: &'static str, bytes: usize, sent: usize, lengths: Lengths) -> Sce
     let Lengths { cores, budget, messages, .. } = lengths;
     let peer = PerftestLatency { program: "ib_send_lat", bytes: sent, messages };
     Scenario {
-        id,
-        title: "message one way (half a round trip), whole stack",
+        id: id.into(),
+        title: "message one way (half a round trip), whole stack".into(),
         unit: Unit::Nanoseconds,
         goal: Goal::RatioAtMost { ratio: 1.3 },
         needs: vec![Tool::Perftest(peer.program)],
+        unfit: None,
         ours: Some(Box::new(HalfRoundTrip { cores, budget, layout: layout(1), bytes })),
         limit: Some(Box::new(peer)),
     }
@@ -72,11 +73,12 @@ fn stream(bytes: usize, links: u8, lengths: Lengths) -> Box<dyn Contender> {
 fn bandwidth(id: &'static str, bytes: usize, lengths: Lengths) -> Scenario {
     let peer = PerftestBandwidth { program: "ib_write_bw", bytes, stream_bytes: lengths.stream_bytes };
     Scenario {
-        id,
-        title: "stream one way, whole stack",
+        id: id.into(),
+        title: "stream one way, whole stack".into(),
         unit: Unit::BytesPerSecond,
         goal: Goal::RatioAtLeast { ratio: 0.9 },
         needs: vec![Tool::Perftest(peer.program)],
+        unfit: None,
         ours: Some(stream(bytes, 1, lengths)),
         limit: Some(Box::new(peer)),
     }
@@ -84,11 +86,12 @@ fn bandwidth(id: &'static str, bytes: usize, lengths: Lengths) -> Scenario {
 
 fn two_rails(lengths: Lengths) -> Scenario {
     Scenario {
-        id: "verbs/1MiB/two-rails",
-        title: "stream one way, striped over two rails, against one",
+        id: "verbs/1MiB/two-rails".into(),
+        title: "stream one way, striped over two rails, against one".into(),
         unit: Unit::BytesPerSecond,
         goal: Goal::RatioAtLeast { ratio: 1.5 },
         needs: Vec::new(),
+        unfit: None,
         ours: Some(stream(MIB, 2, lengths)),
         limit: Some(stream(MIB, 1, lengths)),
     }
@@ -104,12 +107,22 @@ fn blocks(id: &'static str, fabric: Fabric, kind: JobKind, depth: u32, lengths: 
     let layout = layout(1);
     let (runtime, warm_up, disk_bytes) = (budget.measure, budget.warm_up, DISK_BYTES);
     Scenario {
-        id,
-        title: "4 KiB blocks of a remote memory disk, library against the kernel",
+        id: id.into(),
+        title: "4 KiB blocks of a remote memory disk, library against the kernel".into(),
         unit,
         goal,
         needs: vec![Tool::Fio, Tool::KernelModule("brd"), Tool::KernelModule(fabric.module())],
-        ours: Some(Box::new(DiskJob { cores, budget, layout, kind, bytes: 4 << 10, depth, disk_bytes })),
+        unfit: None,
+        ours: Some(Box::new(DiskJob {
+            cores,
+            budget,
+            layout,
+            kind,
+            bytes: 4 << 10,
+            depth,
+            disk_bytes,
+            counts_bytes: false,
+        })),
         limit: Some(Box::new(KernelNvme { fabric, kind, depth, runtime, warm_up, disk_bytes })),
     }
 }

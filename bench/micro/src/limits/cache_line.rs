@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bench_harness::{
-    Budget, Contender, CoreId, CorePair, Measured, MonotonicClock, Pinned, Recorder, Worker, closed_loop,
+    Budget, Contender, CoreId, CorePair, Measured, MonotonicClock, Pinned, Run, Worker, closed_loop,
     tell_parent,
 };
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,8 @@ use crate::role::{Role, SUB_COMMAND};
 /// Round trips per sample: the clock's 20 ns would otherwise be a fifth of the figure.
 pub(crate) const BATCH: u32 = 32;
 /// Length of one probe: some ten thousand round trips.
-const PROBE: Budget = Budget { warm_up: Duration::from_millis(2), measure: Duration::from_millis(8) };
+const PROBE: Budget =
+    Budget { warm_up: Duration::from_millis(2), measure: Duration::from_millis(8), operations_max: u64::MAX };
 
 /// The worker's end: stores 2n + 2 when it sees 2n + 1.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +54,8 @@ pub(crate) struct CacheLineRoundTrip {
     pub(crate) cores: CorePair,
     /// Length of a turn.
     pub(crate) budget: Budget,
+    /// Half of there and back is told.
+    pub(crate) half: bool,
 }
 
 impl Contender for CacheLineRoundTrip {
@@ -61,7 +64,8 @@ impl Contender for CacheLineRoundTrip {
     }
 
     fn measure(&mut self) -> Result<Measured> {
-        round_trips(self.cores, &self.budget).map(Measured::latency)
+        let run = round_trips(self.cores, &self.budget)?;
+        Ok(Measured::latency_of(if self.half { run.halved() } else { run }))
     }
 }
 
@@ -70,10 +74,10 @@ impl Contender for CacheLineRoundTrip {
 /// # Errors
 /// The worker cannot be started or ended early.
 pub(crate) fn round_trip_p50_ns(cores: CorePair) -> Result<u64> {
-    Ok(round_trips(cores, &PROBE)?.summary().p50_ns)
+    Ok(round_trips(cores, &PROBE)?.recorder.summary().p50_ns)
 }
 
-fn round_trips(cores: CorePair, budget: &Budget) -> Result<Recorder> {
+fn round_trips(cores: CorePair, budget: &Budget) -> Result<Run> {
     let region = Region::create(64)?;
     let echo = Echo { memory: SharedMemory::of(&region), core: cores.worker };
     let mut worker = Worker::start(SUB_COMMAND, &Role::CacheLineEcho(echo))?;
@@ -81,10 +85,9 @@ fn round_trips(cores: CorePair, budget: &Budget) -> Result<Recorder> {
     let _pinned = Pinned::to(cores.ours)?;
     let word = region.word(0);
     let mut ping = 1;
-    let run = closed_loop(&mut MonotonicClock::start(), budget, BATCH, || -> Result<()> {
+    closed_loop(&mut MonotonicClock::start(), budget, BATCH, || -> Result<()> {
         word.store(ping, Ordering::Release);
         ping = wait_for(word, ping + 1)? + 1;
         Ok(())
-    })?;
-    Ok(run.recorder)
+    })
 }

@@ -3,6 +3,7 @@
 pub(crate) mod cache_line;
 pub(crate) mod memory_copy;
 pub(crate) mod shared_memory;
-pub(crate) mod tcp_round_trip;
-pub(crate) mod tcp_stream;
-pub(crate) mod tcp_wait;
+pub(crate) mod socket;
+pub(crate) mod socket_round_trip;
+pub(crate) mod socket_stream;
+pub(crate) mod wire;

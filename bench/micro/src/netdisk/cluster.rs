@@ -1,5 +1,5 @@
-//! A cluster of three nodes on this machine, joined by shared memory: a memory disk on the first, an NBD
-//! server on the third, and the second only to vote.
+//! A cluster of three nodes on this machine, joined by shared memory or TCP: a memory disk on the first, an
+//! NBD server on the third, and the second only to vote.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -12,6 +12,7 @@ use control_node::admin::{Request, ask};
 use control_node::report::Status;
 
 use super::cluster_node::ClusterNode;
+use super::wiring::Carrier;
 use crate::peers::{NbdServer, RunningNbdServer};
 use crate::role::{Role, SUB_COMMAND};
 use crate::scratch::ScratchFolder;
@@ -41,12 +42,12 @@ impl Cluster {
     ///
     /// # Errors
     /// A node cannot start, or they do not agree in time.
-    pub(crate) fn start(disk_bytes: u64) -> Result<Self> {
+    pub(crate) fn start(carrier: Carrier, disk_bytes: u64) -> Result<Self> {
         let folder = ScratchFolder::create()?;
         let mut cluster = Self { workers: Vec::new(), folder };
         let config = cluster.path("cluster.toml");
         fs::write(cluster.path("cluster.key"), "bench-micro: a key for one turn on one machine\n")?;
-        fs::write(&config, cluster.configuration(disk_bytes)?)?;
+        fs::write(&config, cluster.configuration(carrier, disk_bytes)?)?;
         for id in 1..=NODES {
             let state = cluster.path(&format!("node{id}"));
             let node = ClusterNode { config: config.clone(), id, state, socket: cluster.admin_socket(id) };
@@ -76,17 +77,18 @@ impl Cluster {
         self.path("nbd.sock")
     }
 
-    fn configuration(&self, disk_bytes: u64) -> Result<String> {
+    fn configuration(&self, carrier: Carrier, disk_bytes: u64) -> Result<String> {
         let port_base = free_ports()?;
         let nodes: String = (1..=NODES).map(|id| format!("[[node]]\nid = {id}\n")).collect();
         let nbd = self.nbd_socket();
         Ok(format!(
             "[cluster]\nname = \"bench-micro\"\nkey_file = \"cluster.key\"\nport_base = {port_base}\n\
              {nodes}\
-             [[link]]\nrails = [{{ kind = \"shm\" }}]\n\
+             [[link]]\nrails = [{{ kind = \"{}\" }}]\n\
              [[disk]]\nname = \"memory\"\nkind = \"memory\"\nnodes = [1]\n\
              [[virtual_disk]]\nname = \"vd\"\nsize = {disk_bytes}\ndisk = \"memory\"\n\
              [[nbd]]\nnode = {NBD_NODE}\nlisten = \"unix:{}\"\n",
+            carrier.word(),
             nbd.display()
         ))
     }
@@ -126,17 +128,19 @@ fn free_ports() -> Result<u16> {
 /// The cluster as an NBD server for fio: the client's node reaches the disk over shared memory.
 #[derive(Debug)]
 pub(crate) struct ClusterWithNbd {
+    /// What joins the nodes.
+    pub(crate) carrier: Carrier,
     /// Bytes of the disk.
     pub(crate) disk_bytes: u64,
 }
 
 impl NbdServer for ClusterWithNbd {
     fn name(&self) -> String {
-        "netdisk, node to node over shm".to_owned()
+        format!("netdisk, node to node over {}", self.carrier.word())
     }
 
     fn start(&self) -> Result<Box<dyn RunningNbdServer>> {
-        Ok(Box::new(Cluster::start(self.disk_bytes)?))
+        Ok(Box::new(Cluster::start(self.carrier, self.disk_bytes)?))
     }
 }
 

@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use bench_harness::{
-    Budget, Contender, CorePair, Measured, MonotonicClock, Pipeline, Unit, closed_loop_at_depth,
-};
+use bench_harness::{Budget, Contender, CorePair, Measured, MonotonicClock, Pipeline, closed_loop_at_depth};
 use blockdev_engine::{BlockIo, WriteData};
 use blockdev_proto::geometry::ByteRange;
 use blockdev_proto::wire::{Operation, RequestFlags};
@@ -41,6 +39,8 @@ pub(crate) struct DiskJob {
     pub(crate) depth: u32,
     /// Bytes of the disk.
     pub(crate) disk_bytes: u64,
+    /// At depths above 1 bytes per second count, not requests.
+    pub(crate) counts_bytes: bool,
 }
 
 impl Contender for DiskJob {
@@ -63,12 +63,9 @@ impl Contender for DiskJob {
         let mut clock = MonotonicClock::start();
         let run = closed_loop_at_depth(&mut clock, &self.budget, self.depth, &mut requests)?;
         let measured = match self.depth {
-            1 => Measured::latency(run.recorder),
-            _ => Measured {
-                figure: run.operations_per_s(),
-                unit: Unit::OperationsPerSecond,
-                recorder: Some(run.recorder),
-            },
+            1 => Measured::latency_of(run),
+            _ if self.counts_bytes => Measured::bandwidth_of(run, self.bytes),
+            _ => Measured::rate_of(run),
         };
         Ok(measured)
     }

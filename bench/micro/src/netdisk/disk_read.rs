@@ -51,7 +51,7 @@ impl Contender for DiskRead {
             ensure!(head == Some(fill_byte(offset)), "the read at {offset} brought {head:?}");
             Ok(())
         })?;
-        Ok(Measured::latency(run.recorder))
+        Ok(Measured::latency_of(run))
     }
 }
 

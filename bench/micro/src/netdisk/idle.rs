@@ -6,6 +6,7 @@ use anyhow::Result;
 use bench_harness::{Contender, CoreUsage, Measured, Unit};
 
 use super::cluster::Cluster;
+use super::wiring::Carrier;
 
 /// Bytes of the disk that nobody reads.
 const DISK_BYTES: u64 = 64 << 20;
@@ -25,7 +26,7 @@ impl Contender for IdleNodes {
     }
 
     fn measure(&mut self) -> Result<Measured> {
-        let cluster = Cluster::start(DISK_BYTES)?;
+        let cluster = Cluster::start(Carrier::Shm, DISK_BYTES)?;
         std::thread::sleep(SETTLE);
         let watches = cluster.pids().map(CoreUsage::watch).collect::<Result<Vec<_>>>()?;
         std::thread::sleep(self.watch);

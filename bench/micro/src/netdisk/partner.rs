@@ -70,7 +70,8 @@ impl Partner {
 }
 
 /// The partner's call-backs.
-struct Answering {
+#[derive(Default)]
+pub(crate) struct Answering {
     meter: Option<AllocationMeter>,
     /// Answers that found no credit, oldest first.
     owed: VecDeque<(NodeId, ClientId, Lease)>,

@@ -45,6 +45,6 @@ impl Contender for MessageRoundTrip {
             ensure!(answer == turn, "asked {turn}, the answer was to {answer}");
             Ok(())
         })?;
-        Ok(Measured::latency(run.recorder))
+        Ok(Measured::latency_of(run))
     }
 }

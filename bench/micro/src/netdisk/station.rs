@@ -1,5 +1,6 @@
 //! The measuring process's endpoint, connected to a partner in a process of its own.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -10,6 +11,7 @@ use transport_endpoint::{
 use transport_proto::identity::{ClientId, NodeId};
 
 use super::partner::{Ask, Partner};
+use super::remote::Session;
 use super::wiring::{Layout, PARTNER, STATION, Wiring};
 use crate::role::Role;
 
@@ -71,8 +73,19 @@ impl Clients for Heard {
 /// Both endpoints, connected. Dropping it ends the worker.
 pub(crate) struct Station {
     endpoint: Endpoint<Heard>,
+    /// Whose messages go out, one after the other.
+    senders: &'static [ClientId],
+    sender: usize,
     _pinned: Pinned,
-    _worker: Worker,
+    _partner: Far,
+}
+
+/// What keeps the partner running.
+enum Far {
+    /// A process of ours.
+    Worker { _process: Worker },
+    /// A session with another machine.
+    Remote { _session: Session },
 }
 
 impl Station {
@@ -87,9 +100,33 @@ impl Station {
         let partner = Partner { wiring: wiring.clone(), core: cores.worker };
         let mut worker = wiring.start_worker(&Role::NetdiskPartner(partner))?;
         let _ready: String = worker.hear()?;
-        let mut station = Self { endpoint, _pinned: Pinned::to(cores.ours)?, _worker: worker };
+        Self::with(endpoint, Far::Worker { _process: worker }, layout, cores)
+    }
+
+    /// The same with a partner on another machine, where somebody listens.
+    ///
+    /// # Errors
+    /// Nobody listens there, or the two do not reach each other over the provider.
+    pub(crate) fn connect_to(address: SocketAddr, layout: Layout, cores: CorePair) -> Result<Self> {
+        let mut session = Session::open(address)?;
+        let (station, partner) = session.addresses()?;
+        let wiring = Wiring::between(layout, station, partner)?;
+        let endpoint = wiring.endpoint(STATION, Heard::default())?;
+        session.invite(wiring)?;
+        Self::with(endpoint, Far::Remote { _session: session }, layout, cores)
+    }
+
+    fn with(endpoint: Endpoint<Heard>, partner: Far, layout: Layout, cores: CorePair) -> Result<Self> {
+        let _pinned = Pinned::to(cores.ours)?;
+        let senders = layout.senders();
+        let mut station = Self { endpoint, senders, sender: 0, _pinned, _partner: partner };
         station.run_until(|heard| heard.partner_up)?;
         Ok(station)
+    }
+
+    fn next_sender(&mut self) -> ClientId {
+        self.sender = (self.sender + 1) % self.senders.len();
+        self.senders[self.sender]
     }
 
     /// What was heard so far.
@@ -131,9 +168,14 @@ impl Station {
     ///
     /// # Errors
     /// The message cannot be sent at all, or the partner died.
-    pub(crate) fn send(&mut self, ask: Ask, mut data: Data<'_>, tag: Tag) -> Result<()> {
+    pub(crate) fn send(&mut self, ask: Ask, data: Data<'_>, tag: Tag) -> Result<()> {
+        let client = self.next_sender();
+        self.send_of(client, ask, data, tag)
+    }
+
+    fn send_of(&mut self, client: ClientId, ask: Ask, mut data: Data<'_>, tag: Tag) -> Result<()> {
         loop {
-            let sent = self.endpoint.core().send(PARTNER, ClientId::USER, &ask.control(), data, tag);
+            let sent = self.endpoint.core().send(PARTNER, client, &ask.control(), data, tag);
             data = match sent {
                 Ok(()) => return Ok(()),
                 Err((SendRefusal::NoCredit, data)) => data,
@@ -149,16 +191,16 @@ impl Station {
     /// # Errors
     /// The message cannot be sent at all, or the partner died.
     pub(crate) fn build_and_send(&mut self, ask: Ask, source: &[u8], tag: Tag) -> Result<()> {
-        let started = Instant::now();
+        let (started, client) = (Instant::now(), self.next_sender());
         let mut buffer = loop {
-            match self.endpoint.core().reserve(PARTNER, ClientId::USER, source.len()) {
+            match self.endpoint.core().reserve(PARTNER, client, source.len()) {
                 Ok(buffer) => break buffer,
                 Err(refusal) if started.elapsed() > SILENCE_MAX => bail!("no memory came free: {refusal:?}"),
                 Err(_) => self.take_turn()?,
             }
         };
         buffer.as_mut().copy_from_slice(source);
-        self.send(ask, Data::Reserved(buffer), tag)
+        self.send_of(client, ask, Data::Reserved(buffer), tag)
     }
 
     /// Sends memory that the device can read where it is, whatever it holds. Waits for memory and credit.

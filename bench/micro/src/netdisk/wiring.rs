@@ -4,12 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bench_harness::Worker;
 use serde::{Deserialize, Serialize};
 use transport_endpoint::{Clients, Endpoint, EndpointConfig, PeerPlan, RailAddress, RailPlan, SpinSettings};
 use transport_proto::cluster_key::ClusterKey;
-use transport_proto::identity::{Epoch, Incarnation, LinkId, NodeId, Path, RailId};
+use transport_proto::identity::{
+    ClientId, Epoch, Incarnation, LINKS_MAX, LinkId, NodeId, Path, RAILS_MAX, RailId,
+};
 use transport_proto::route::Spread;
 
 use crate::role::{Role, SUB_COMMAND};
@@ -23,6 +25,9 @@ pub(crate) const PARTNER: NodeId = NodeId(2);
 pub(crate) const MEMBERS: [NodeId; 2] = [STATION, PARTNER];
 /// The only configuration there is.
 pub(crate) const FIRST_EPOCH: Epoch = Epoch(1);
+
+/// Clients of the transport that are free for measurements: those that netdisk itself does not use.
+const SENDERS: [ClientId; 4] = [ClientId::USER, ClientId(5), ClientId(6), ClientId(7)];
 
 /// Numbers the wirings of this process, so that no two share an address.
 static WIRINGS: AtomicU32 = AtomicU32::new(0);
@@ -81,39 +86,111 @@ impl Waiting {
 pub(crate) struct Layout {
     /// The provider of every rail.
     pub(crate) carrier: Carrier,
-    /// Logical links, of one rail each; more than one stripes large messages over all.
+    /// Logical links; more than one stripes large messages over all.
     pub(crate) links: u8,
+    /// Redundant rails of each link; one of them carries, the others stand by.
+    pub(crate) rails: u8,
+    /// Clients that share each endpoint and take turns in sending.
+    pub(crate) clients: u8,
     /// How both ends wait.
     pub(crate) waiting: Waiting,
+}
+
+impl Layout {
+    /// One link of one rail, one client.
+    pub(crate) fn one(carrier: Carrier, waiting: Waiting) -> Self {
+        Self { carrier, links: 1, rails: 1, clients: 1, waiting }
+    }
+
+    /// Whose messages go out, one after the other.
+    pub(crate) fn senders(self) -> &'static [ClientId] {
+        &SENDERS[..usize::from(self.clients).clamp(1, SENDERS.len())]
+    }
+
+    /// Whether an endpoint can have so many.
+    pub(crate) fn is_possible(self) -> bool {
+        (1..=LINKS_MAX as u8).contains(&self.links)
+            && (1..=RAILS_MAX as u8).contains(&self.rails)
+            && (1..=SENDERS.len() as u8).contains(&self.clients)
+    }
+
+    fn paths(self) -> impl Iterator<Item = Path> {
+        let of_link =
+            move |link| (0..self.rails).map(move |rail| Path { link: LinkId(link), rail: RailId(rail) });
+        (0..self.links).flat_map(of_link)
+    }
 }
 
 /// One layout with addresses, as both ends are told it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Wiring {
     layout: Layout,
-    /// Where the station listens, per link: a socket name or a port.
-    addresses: Vec<String>,
+    /// Where the station listens, per path: a socket name or a port.
+    listening: Vec<String>,
+    /// Where the partner dials from, per path.
+    dialing: Vec<String>,
 }
 
 impl Wiring {
-    /// Picks addresses that are free now.
+    /// Picks addresses of this machine, or of the laboratory, that are free now.
     ///
     /// # Errors
     /// No port of the loopback is free.
     pub(crate) fn choose(layout: Layout) -> Result<Self> {
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        match layout.carrier {
+            Carrier::Shm | Carrier::Tcp => Self::between(layout, local, local),
+            Carrier::Verbs => Self::by(layout, |path, held| {
+                let listening = free_port(lab_address(1, path.link.0)?, held)?;
+                Ok((listening, SocketAddr::new(lab_address(2, path.link.0)?, 0).to_string()))
+            }),
+        }
+    }
+
+    /// The same between these addresses: of the station, which is this machine's, and of the partner.
+    ///
+    /// # Errors
+    /// No port of the station's address is free.
+    pub(crate) fn between(layout: Layout, station: IpAddr, partner: IpAddr) -> Result<Self> {
         let number = WIRINGS.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
-        // All ports are held until all are chosen, so that no two links get the same.
-        let mut held = Vec::new();
-        let mut address = |link: u8| -> Result<String> {
-            match layout.carrier {
-                Carrier::Shm => Ok(format!("bench-micro-{pid}-{number}-{link}")),
-                Carrier::Tcp => free_port(IpAddr::V4(Ipv4Addr::LOCALHOST), &mut held),
-                Carrier::Verbs => free_port(lab_address(1, link)?, &mut held),
+        Self::by(layout, |path, held| match layout.carrier {
+            Carrier::Shm => {
+                let name = format!("bench-micro-{pid}-{number}-{}-{}", path.link.0, path.rail.0);
+                Ok((name.clone(), format!("{name}-dialer")))
             }
-        };
-        let addresses = (0..layout.links).map(&mut address).collect::<Result<Vec<_>>>()?;
-        Ok(Self { layout, addresses })
+            Carrier::Tcp | Carrier::Verbs => {
+                Ok((free_port(station, held)?, SocketAddr::new(partner, 0).to_string()))
+            }
+        })
+    }
+
+    fn by(
+        layout: Layout,
+        mut addresses: impl FnMut(Path, &mut Vec<TcpListener>) -> Result<(String, String)>,
+    ) -> Result<Self> {
+        // All ports are held until all are chosen, so that no two paths get the same.
+        let mut held = Vec::new();
+        let pairs = layout.paths().map(|path| addresses(path, &mut held)).collect::<Result<Vec<_>>>()?;
+        let (listening, dialing) = pairs.into_iter().unzip();
+        Ok(Self { layout, listening, dialing })
+    }
+
+    /// Whether a wiring that came from elsewhere is one that an endpoint can be built from.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(
+            self.layout.is_possible(),
+            "no endpoint has {} links of {} rails and {} clients",
+            self.layout.links,
+            self.layout.rails,
+            self.layout.clients
+        );
+        let paths = self.layout.paths().count();
+        ensure!(self.listening.len() == paths && self.dialing.len() == paths, "each path has two addresses");
+        self.rails(PARTNER).map(drop)
     }
 
     /// Starts the worker process where the other end of these addresses is.
@@ -136,6 +213,7 @@ impl Wiring {
         // Each run is a first life: the other end never met this node before.
         let mut config = EndpointConfig::new(node, Incarnation(1), key);
         config.spin = self.layout.waiting.settings();
+        config.clients.extend(self.layout.senders().iter().filter(|sender| **sender != ClientId::USER));
         let mut endpoint = Endpoint::new(config, clients).context("the endpoint cannot start")?;
         let peer = if node == STATION { PARTNER } else { STATION };
         let rails = self.rails(node)?;
@@ -147,29 +225,21 @@ impl Wiring {
     }
 
     fn rails(&self, node: NodeId) -> Result<Vec<RailPlan>> {
-        let rail = |(link, listening): (usize, &String)| -> Result<RailPlan> {
-            let (listens, dials) = match self.layout.carrier {
-                Carrier::Shm => {
-                    (RailAddress::Shm(listening.clone()), RailAddress::Shm(format!("{listening}-dialer")))
-                }
-                Carrier::Tcp => {
-                    let listening: SocketAddr =
-                        listening.parse().context("a wiring holds socket addresses")?;
-                    let dialing = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-                    (RailAddress::Tcp(listening), RailAddress::Tcp(dialing))
-                }
-                Carrier::Verbs => {
-                    let listening: SocketAddr =
-                        listening.parse().context("a wiring holds socket addresses")?;
-                    let dialing = SocketAddr::new(lab_address(2, link as u8)?, 0);
-                    (RailAddress::Verbs(listening), RailAddress::Verbs(dialing))
-                }
-            };
+        let address = |text: &String| -> Result<RailAddress> {
+            let socket = || text.parse::<SocketAddr>().context("a wiring holds socket addresses");
+            Ok(match self.layout.carrier {
+                Carrier::Shm => RailAddress::Shm(text.clone()),
+                Carrier::Tcp => RailAddress::Tcp(socket()?),
+                Carrier::Verbs => RailAddress::Verbs(socket()?),
+            })
+        };
+        let addresses = self.listening.iter().zip(&self.dialing);
+        let rail = |(path, (listening, dialing))| -> Result<RailPlan> {
+            let (listens, dials) = (address(listening)?, address(dialing)?);
             let (local, remote) = if node == STATION { (listens, dials) } else { (dials, listens) };
-            let path = Path { link: LinkId(link as u8), rail: RailId(0) };
             Ok(RailPlan { path, local, remote, monitored: false })
         };
-        self.addresses.iter().enumerate().map(rail).collect()
+        self.layout.paths().zip(addresses).map(rail).collect()
     }
 }
 

@@ -1,11 +1,18 @@
 //! Programs of others that netdisk is compared with, run as they come from the distribution.
 
 mod fio;
+pub(crate) mod iceoryx2;
+mod libfabric;
+mod nbd_process;
 mod nbd_server;
-mod nbdkit;
+mod pair;
 mod tool;
+mod ucx;
 
-pub(crate) use fio::{FioFigure, FioRead, read_figure};
+pub(crate) use fio::{FioFigure, FioJob, FioWork, read_figure};
+pub(crate) use iceoryx2::{Iceoryx2, Iceoryx2Figure};
+pub(crate) use libfabric::LibfabricPingpong;
+pub(crate) use nbd_process::{NbdPeer, NbdProcess};
 pub(crate) use nbd_server::{NbdServer, RunningNbdServer};
-pub(crate) use nbdkit::NbdkitMemory;
 pub(crate) use tool::Tool;
+pub(crate) use ucx::{UcxFigure, UcxPerftest};

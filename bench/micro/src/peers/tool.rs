@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::iceoryx2;
+
 /// A program and the command that brings it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tool {
@@ -10,10 +12,20 @@ pub(crate) enum Tool {
     FioWithNbd,
     /// nbdkit and its memory plug-in.
     Nbdkit,
+    /// qemu's NBD server.
+    QemuNbd,
+    /// The reference NBD server.
+    NbdServer,
     /// etcd's server.
     Etcd,
     /// A program of perftest.
     Perftest(&'static str),
+    /// UCX's own benchmark.
+    UcxPerftest,
+    /// libfabric's ping-pong.
+    LibfabricPingpong,
+    /// Our benchmark of iceoryx2, a package of its own.
+    Iceoryx2,
     /// fio with any engine.
     Fio,
     /// A module of the kernel, loaded.
@@ -24,49 +36,66 @@ impl Tool {
     /// What is missing and how to get it; `None` if the tool is there.
     pub(crate) fn missing(&self) -> Option<String> {
         match self {
-            Self::FioWithNbd if !installed("fio") => {
-                Some("fio is not installed: apt-get install fio".to_owned())
+            Self::KernelModule(name) => (!is_loaded(name))
+                .then(|| format!("this kernel has no module {name}, or it cannot be loaded")),
+            Self::Iceoryx2 => {
+                let command =
+                    format!("cargo build --release --manifest-path {}", iceoryx2::manifest().display());
+                (!iceoryx2::program().is_file())
+                    .then(|| format!("the bench of iceoryx2 is not built: {command}"))
             }
-            Self::FioWithNbd if !fio_has_nbd() => {
-                Some("this fio has no nbd engine: apt-get install fio libnbd0 (Debian's has it)".to_owned())
+            _ => {
+                let (program, package) = self.program_and_package();
+                if !installed(program) {
+                    return Some(format!("{program} is not installed: apt-get install {package}"));
+                }
+                let nbd_is_missing = *self == Self::FioWithNbd && !fio_has_nbd();
+                nbd_is_missing.then(|| {
+                    "this fio has no nbd engine: apt-get install fio libnbd0 (Debian's has it)".to_owned()
+                })
             }
-            Self::Nbdkit if !installed("nbdkit") => {
-                Some("nbdkit is not installed: apt-get install nbdkit".to_owned())
-            }
-            Self::Etcd if !installed("etcd") => {
-                Some("etcd is not installed: apt-get install etcd-server".to_owned())
-            }
-            Self::Perftest(program) if !installed(program) => {
-                Some(format!("{program} is not installed: apt-get install perftest"))
-            }
-            Self::Fio if !installed("fio") => Some("fio is not installed: apt-get install fio".to_owned()),
-            Self::KernelModule(name) if !is_loaded(name) => {
-                Some(format!("this kernel has no module {name}, or it cannot be loaded"))
-            }
-            _ => None,
         }
     }
-}
 
-impl Tool {
-    /// Installs it from the distribution where that is possible; otherwise [`Tool::missing`] goes on saying
-    /// what a person has to do.
-    pub(crate) fn install(&self) {
-        let package = match self {
-            Self::FioWithNbd => "fio",
-            Self::Nbdkit => "nbdkit",
-            Self::Etcd => "etcd-server",
-            Self::Perftest(_) => "perftest",
-            Self::Fio => "fio",
-            Self::KernelModule(_) => return,
-        };
-        if self.missing().is_some() {
-            eprintln!("installing {package} …");
-            let _ = Command::new("apt-get")
-                .args(["install", "-y", "-qq", package])
-                .stdout(Stdio::null())
-                .status();
+    /// The program that is looked for, and Debian's package that holds it.
+    fn program_and_package(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::FioWithNbd | Self::Fio => ("fio", "fio"),
+            Self::Nbdkit => ("nbdkit", "nbdkit"),
+            Self::QemuNbd => ("qemu-nbd", "qemu-utils"),
+            Self::NbdServer => ("nbd-server", "nbd-server"),
+            Self::Etcd => ("etcd", "etcd-server"),
+            Self::Perftest(program) => (program, "perftest"),
+            Self::UcxPerftest => ("ucx_perftest", "ucx-utils"),
+            Self::LibfabricPingpong => ("fi_pingpong", "libfabric-bin"),
+            Self::Iceoryx2 => ("cargo", "cargo"),
+            Self::KernelModule(name) => (name, "linux-image-amd64"),
         }
+    }
+
+    /// Installs it where that is possible; otherwise [`Tool::missing`] goes on saying what a person has to
+    /// do.
+    pub(crate) fn install(&self) {
+        if self.missing().is_none() {
+            return;
+        }
+        let mut command = match self {
+            Self::KernelModule(_) => return,
+            Self::Iceoryx2 => {
+                eprintln!("building the bench of iceoryx2 …");
+                let mut cargo = Command::new("cargo");
+                cargo.args(["build", "--release", "--quiet", "--manifest-path"]).arg(iceoryx2::manifest());
+                cargo
+            }
+            _ => {
+                let (_, package) = self.program_and_package();
+                eprintln!("installing {package} …");
+                let mut apt = Command::new("apt-get");
+                apt.args(["install", "-y", "-qq", package]);
+                apt
+            }
+        };
+        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     }
 }
 

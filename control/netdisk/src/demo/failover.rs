@@ -74,6 +74,9 @@ pub(crate) struct Arguments {
     /// Also write the report as JSON into this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw how long each request took, over time: .svg, .png or .html.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Keep disk, configuration and logs in this new folder.
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
@@ -112,6 +115,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let json = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if let Some(path) = &arguments.plot {
+        report.picture().write(path)?;
+        eprintln!("drawn: {}", path.display());
+    }
     let good = report.is_clean() && (!arguments.strict || report.reaches_all());
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -130,8 +137,11 @@ impl Course<'_> {
         let run = crate::table::disk::uuid()?.0 as u64;
         let load = WatchedLoad::start(client, run, BLOCKS, C.letter().to_string())?;
         let mut report = Report::default();
+        load.mark();
+        self.goes_on(&load)?;
         for way in Way::ALL.into_iter().filter(|way| arguments.way.is_none_or(|only| only == *way)) {
             let mut pauses = Vec::new();
+            report.begins(way, load.clock_s());
             for time in 1..=arguments.times {
                 // Half of the times it also leads the log of the configuration, so that its end takes an
                 // election too.
@@ -144,6 +154,7 @@ impl Course<'_> {
             }
             report.add(way, pauses);
         }
+        report.timeline = Some(load.timeline());
         report.faults = load.finish()?;
         self.cluster.stop(self.interrupt)?;
         Ok(report)

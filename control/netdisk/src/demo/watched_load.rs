@@ -5,6 +5,7 @@ use super::faults::{Faults, Moment};
 use super::load::{Load, LoadErrand, LoadRequest};
 use super::stamp::{BLOCK_BYTES, BlockNumber};
 use anyhow::{Context, bail};
+use bench_harness::Timeline;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,9 @@ struct SinceMark {
 
 struct Shared {
     since: Mutex<SinceMark>,
+    /// Every answer's latency by the time at which it came, since the start of the load.
+    timeline: Mutex<Timeline>,
+    started: Instant,
     stop: AtomicBool,
 }
 
@@ -54,7 +58,12 @@ impl WatchedLoad {
         through: String,
     ) -> anyhow::Result<WatchedLoad> {
         let since = SinceMark { mark: Instant::now(), longest: Duration::ZERO, answered: 0 };
-        let shared = Arc::new(Shared { since: Mutex::new(since), stop: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            since: Mutex::new(since),
+            timeline: Mutex::new(Timeline::default()),
+            started: Instant::now(),
+            stop: AtomicBool::new(false),
+        });
         let worker = Worker {
             client,
             load: Load::new(run, blocks),
@@ -80,6 +89,16 @@ impl WatchedLoad {
     /// The longest time from a request to its answer, of those answered since the mark.
     pub(super) fn longest(&self) -> Duration {
         self.shared.since().longest
+    }
+
+    /// Seconds since its start.
+    pub(super) fn clock_s(&self) -> f64 {
+        self.shared.started.elapsed().as_secs_f64()
+    }
+
+    /// Every answer's latency by the time at which it came.
+    pub(super) fn timeline(&self) -> Timeline {
+        self.shared.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether it has ended by itself, which is never right.
@@ -190,6 +209,11 @@ impl Worker {
     }
 
     fn note(&self, sent: Instant, now: Instant) {
+        let at_ns = (now - self.shared.started).as_nanos() as u64;
+        let latency_ns = (now - sent).as_nanos() as u64;
+        let mut timeline = self.shared.timeline.lock().unwrap_or_else(PoisonError::into_inner);
+        timeline.record(at_ns, latency_ns);
+        drop(timeline);
         let mut since = self.shared.since();
         since.longest = since.longest.max(now - sent);
         since.answered += u64::from(sent >= since.mark);

@@ -2,8 +2,10 @@
 
 use super::{Pause, Way};
 use crate::demo::faults::Faults;
+use bench_harness::{Across, Line, Machine, Panel, Picture, Timeline, Unit};
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 
 /// The report.
 #[derive(Debug, Default, Serialize)]
@@ -11,6 +13,12 @@ pub(super) struct Report {
     rows: Vec<Row>,
     /// What the load saw that it must not see.
     pub(super) faults: Faults,
+    /// How long each request took, by time.
+    #[serde(skip)]
+    pub(super) timeline: Option<Timeline>,
+    /// When each way was begun with, seconds since the start of the load.
+    #[serde(skip)]
+    begins: Vec<(Way, f64)>,
 }
 
 /// One way, over all its times.
@@ -39,6 +47,31 @@ impl Report {
         let (median_seconds, p99_seconds) = (percentile(&seconds, 50), percentile(&seconds, 99));
         let goal_seconds = way.goal().as_secs_f64();
         self.rows.push(Row { way, median_seconds, p99_seconds, goal_seconds, pauses });
+    }
+
+    /// From now on the node goes in this way.
+    pub(super) fn begins(&mut self, way: Way, at_s: f64) {
+        self.begins.push((way, at_s));
+    }
+
+    /// The longest request of each moment: a gap is a spike as high as it was long.
+    pub(super) fn picture(&self) -> Picture {
+        let timeline = self.timeline.clone().unwrap_or_default();
+        let lines =
+            vec![Line::longest_over_time("a client's request, the longest of each moment", &timeline)];
+        let marks = self.begins.iter().map(|(way, at_s)| (*at_s, way.text().to_owned())).collect();
+        let machine = Machine::describe(Path::new(env!("CARGO_MANIFEST_DIR")));
+        Picture {
+            title: "The node that serves a disk goes".to_owned(),
+            notes: bench_harness::wrapped(&machine.show()),
+            panels: vec![Panel {
+                caption: "from a request to its answer, over time".to_owned(),
+                across: Across::Seconds,
+                up: Unit::Nanoseconds,
+                lines,
+                marks,
+            }],
+        }
     }
 
     /// Whether no byte was wrong and no request failed.

@@ -1,19 +1,19 @@
-//! Messages stream over loopback TCP in one direction; the receiver takes the time.
+//! Messages stream over a socket in one direction; the receiver takes the time.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bench_harness::{Budget, Contender, CoreId, CorePair, Measured, Pinned, Unit, Worker, tell_parent};
 use serde::{Deserialize, Serialize};
 
-use super::tcp_wait::set_options;
+use super::wire::{Family, Listening, Wire};
 use crate::role::{Role, SUB_COMMAND};
 
 /// The worker's end: reads whole messages, first to warm up, then to measure, and tells what it measured.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Sink {
+    family: Family,
     message_bytes: usize,
     warm_up: Duration,
     measure: Duration,
@@ -34,10 +34,10 @@ impl Sink {
     /// # Errors
     /// The stream ended before the time was up.
     pub(crate) fn serve(self) -> Result<()> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        tell_parent(&listener.local_addr()?.port())?;
-        let (mut stream, _) = listener.accept()?;
-        set_options(&stream, self.congestion.as_deref())?;
+        let listening = Listening::start(self.family)?;
+        tell_parent(&listening.address()?)?;
+        let mut stream = listening.accept()?;
+        stream.set_options(self.congestion.as_deref())?;
         let _pinned = Pinned::to(self.core)?;
         let mut message = vec![0; self.message_bytes];
         let mut messages_within = |time: Duration| -> Result<TakenIn> {
@@ -55,7 +55,9 @@ impl Sink {
 
 /// The raw stream as a contender; counts payload bytes per second at the receiver.
 #[derive(Debug)]
-pub(crate) struct TcpStreaming {
+pub(crate) struct SocketStreaming {
+    /// Which kind of socket.
+    pub(crate) family: Family,
     /// Where the two ends run.
     pub(crate) cores: CorePair,
     /// Length of a turn.
@@ -66,24 +68,24 @@ pub(crate) struct TcpStreaming {
     pub(crate) congestion: Option<String>,
 }
 
-impl Contender for TcpStreaming {
+impl Contender for SocketStreaming {
     fn name(&self) -> String {
-        "raw TCP stream".to_owned()
+        format!("{} stream", self.family.word())
     }
 
     fn measure(&mut self) -> Result<Measured> {
         let sink = Sink {
+            family: self.family,
             message_bytes: self.message_bytes,
             warm_up: self.budget.warm_up,
             measure: self.budget.measure,
             congestion: self.congestion.clone(),
             core: self.cores.worker,
         };
-        let mut worker = Worker::start(SUB_COMMAND, &Role::TcpSink(sink))?;
-        let port: u16 = worker.hear()?;
-        let mut stream =
-            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("connecting to the worker")?;
-        set_options(&stream, self.congestion.as_deref())?;
+        let mut worker = Worker::start(SUB_COMMAND, &Role::SocketSink(sink))?;
+        let address: String = worker.hear()?;
+        let mut stream = Wire::connect(self.family, &address)?;
+        stream.set_options(self.congestion.as_deref())?;
         let pinned = Pinned::to(self.cores.ours)?;
         let message = vec![0x5a; self.message_bytes];
         // The sink closes when it has measured enough; that is the only end of this loop.

@@ -1,14 +1,13 @@
-//! A message goes over loopback TCP to another process and back, with nothing on top of the socket.
+//! A message goes over a socket to another process and back, with nothing on top of the socket.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bench_harness::{
     Budget, Contender, CoreId, CorePair, Measured, MonotonicClock, Pinned, Worker, closed_loop, tell_parent,
 };
 use serde::{Deserialize, Serialize};
 
-use super::tcp_wait::{Socket, Wait};
+use super::socket::{Socket, Wait};
+use super::wire::{Family, Listening, Wire};
 use crate::role::{Role, SUB_COMMAND};
 
 /// Sizes of what goes there and what comes back.
@@ -23,6 +22,7 @@ pub(crate) struct Exchange {
 /// The worker's end: answers each message.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Echo {
+    family: Family,
     exchange: Exchange,
     wait: Wait,
     congestion: Option<String>,
@@ -35,10 +35,9 @@ impl Echo {
     /// # Errors
     /// The connection broke.
     pub(crate) fn serve(self) -> Result<()> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        tell_parent(&listener.local_addr()?.port())?;
-        let (stream, _) = listener.accept()?;
-        let mut socket = Socket::new(stream, self.wait, self.congestion.as_deref())?;
+        let listening = Listening::start(self.family)?;
+        tell_parent(&listening.address()?)?;
+        let mut socket = Socket::new(listening.accept()?, self.wait, self.congestion.as_deref())?;
         let _pinned = Pinned::to(self.core)?;
         let mut message = vec![0; self.exchange.there_bytes];
         let answer = vec![0xa5; self.exchange.back_bytes];
@@ -51,7 +50,9 @@ impl Echo {
 
 /// The raw round trip as a contender.
 #[derive(Debug)]
-pub(crate) struct TcpRoundTrip {
+pub(crate) struct SocketRoundTrip {
+    /// Which kind of socket.
+    pub(crate) family: Family,
     /// Where the two ends run.
     pub(crate) cores: CorePair,
     /// Length of a turn.
@@ -60,26 +61,29 @@ pub(crate) struct TcpRoundTrip {
     pub(crate) exchange: Exchange,
     /// How both ends wait.
     pub(crate) wait: Wait,
+    /// Half of there and back is told.
+    pub(crate) half: bool,
     /// Congestion control of both sockets; `None` is the machine's default.
     pub(crate) congestion: Option<String>,
 }
 
-impl Contender for TcpRoundTrip {
+impl Contender for SocketRoundTrip {
     fn name(&self) -> String {
-        match self.wait {
-            Wait::Blocking => "raw TCP, blocking".to_owned(),
-            Wait::Epoll => "raw TCP, epoll".to_owned(),
-            Wait::Spinning => "raw TCP, spinning".to_owned(),
-        }
+        let wait = match self.wait {
+            Wait::Blocking => "blocking",
+            Wait::Epoll => "epoll",
+            Wait::Spinning => "spinning",
+        };
+        format!("{}, {wait}", self.family.word())
     }
 
     fn measure(&mut self) -> Result<Measured> {
-        let Self { exchange, wait, .. } = *self;
-        let echo = Echo { exchange, wait, congestion: self.congestion.clone(), core: self.cores.worker };
-        let mut worker = Worker::start(SUB_COMMAND, &Role::TcpEcho(echo))?;
-        let port: u16 = worker.hear()?;
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("connecting to the worker")?;
-        let mut socket = Socket::new(stream, wait, self.congestion.as_deref())?;
+        let Self { family, exchange, wait, .. } = *self;
+        let echo =
+            Echo { family, exchange, wait, congestion: self.congestion.clone(), core: self.cores.worker };
+        let mut worker = Worker::start(SUB_COMMAND, &Role::SocketEcho(echo))?;
+        let address: String = worker.hear()?;
+        let mut socket = Socket::new(Wire::connect(family, &address)?, wait, self.congestion.as_deref())?;
         let _pinned = Pinned::to(self.cores.ours)?;
         let message = vec![0x5a; exchange.there_bytes];
         let mut answer = vec![0; exchange.back_bytes];
@@ -88,6 +92,6 @@ impl Contender for TcpRoundTrip {
             ensure!(socket.receive(&mut answer)?, "the worker closed the connection");
             Ok(())
         })?;
-        Ok(Measured::latency(run.recorder))
+        Ok(Measured::latency_of(if self.half { run.halved() } else { run }))
     }
 }

@@ -1,8 +1,7 @@
-//! A TCP socket on the loopback, and the three ways in which its reader may wait.
+//! A socket to a process of this machine, and the three ways in which its reader may wait.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +9,8 @@ use bench_harness::spin_or_yield;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
+
+use super::wire::Wire;
 
 /// Spins before a spinning end yields its core; each is a system call of ≈ 0.3 µs, so this is some
 /// milliseconds.
@@ -31,7 +32,7 @@ pub(crate) enum Wait {
 /// One end of a connection that carries messages of known length, one at a time in each direction.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Wire,
     wait: Wait,
     /// Only for [`Wait::Epoll`].
     poll: Option<(Poll, Events)>,
@@ -42,14 +43,18 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel refuses an option, for example a congestion control that it does not have.
-    pub(crate) fn new(stream: TcpStream, wait: Wait, congestion: Option<&str>) -> Result<Self> {
-        set_options(&stream, congestion)?;
-        stream.set_read_timeout(Some(SILENCE_MAX))?;
+    pub(crate) fn new(stream: Wire, wait: Wait, congestion: Option<&str>) -> Result<Self> {
+        stream.set_options(congestion)?;
+        stream.set_read_timeout(SILENCE_MAX)?;
         stream.set_nonblocking(wait != Wait::Blocking)?;
         let poll = match wait {
             Wait::Epoll => {
                 let poll = Poll::new()?;
-                poll.registry().register(&mut SourceFd(&stream.as_raw_fd()), Token(0), Interest::READABLE)?;
+                poll.registry().register(
+                    &mut SourceFd(&stream.as_fd().as_raw_fd()),
+                    Token(0),
+                    Interest::READABLE,
+                )?;
                 Some((poll, Events::with_capacity(8)))
             }
             Wait::Blocking | Wait::Spinning => None,
@@ -67,7 +72,7 @@ impl Socket {
             match self.stream.write(&message[sent..]) {
                 Ok(bytes) => sent += bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
-                Err(error) => return Err(error).context("sending over TCP"),
+                Err(error) => return Err(error).context("sending over a socket"),
             }
         }
         Ok(())
@@ -103,22 +108,9 @@ impl Socket {
                         }
                     }
                 }
-                Err(error) => return Err(error).context("receiving over TCP"),
+                Err(error) => return Err(error).context("receiving over a socket"),
             }
         }
         Ok(true)
     }
-}
-
-/// No delay, and the congestion control if one is asked for.
-///
-/// # Errors
-/// The kernel refuses an option.
-pub(crate) fn set_options(stream: &TcpStream, congestion: Option<&str>) -> Result<()> {
-    stream.set_nodelay(true)?;
-    if let Some(name) = congestion {
-        rustix::net::sockopt::set_tcp_congestion(stream, name)
-            .with_context(|| format!("this kernel has no TCP congestion control {name:?}"))?;
-    }
-    Ok(())
 }

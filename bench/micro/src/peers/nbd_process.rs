@@ -1,0 +1,161 @@
+//! NBD servers of others, each a process on a UNIX socket with a disk in memory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Tool;
+use super::nbd_server::{NbdServer, RunningNbdServer};
+use crate::scratch::ScratchFolder;
+
+/// How long a server may take to listen.
+const START_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two looks whether it does.
+const START_LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Files here are memory.
+const MEMORY_FOLDER: &str = "/dev/shm";
+
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NbdPeer {
+    /// nbdkit with its memory plug-in.
+    Nbdkit,
+    /// qemu-nbd on a file in memory.
+    QemuNbd,
+    /// nbd-server on a file in memory.
+    NbdServer,
+}
+
+impl NbdPeer {
+    /// What has to be installed.
+    pub(crate) fn tool(self) -> Tool {
+        match self {
+            Self::Nbdkit => Tool::Nbdkit,
+            Self::QemuNbd => Tool::QemuNbd,
+            Self::NbdServer => Tool::NbdServer,
+        }
+    }
+}
+
+/// A server with a disk of this size, as a contender's other end.
+#[derive(Debug)]
+pub(crate) struct NbdProcess {
+    /// Which server.
+    pub(crate) peer: NbdPeer,
+    /// Bytes of the disk.
+    pub(crate) disk_bytes: u64,
+}
+
+impl NbdServer for NbdProcess {
+    fn name(&self) -> String {
+        match self.peer {
+            NbdPeer::Nbdkit => "nbdkit memory".to_owned(),
+            NbdPeer::QemuNbd => "qemu-nbd, tmpfs".to_owned(),
+            NbdPeer::NbdServer => "nbd-server, tmpfs".to_owned(),
+        }
+    }
+
+    fn start(&self) -> Result<Box<dyn RunningNbdServer>> {
+        let folder = ScratchFolder::create_in(Path::new(MEMORY_FOLDER))?;
+        let (socket, disk) = (folder.path().join("nbd.sock"), folder.path().join("disk"));
+        if self.peer != NbdPeer::Nbdkit {
+            fs::File::create(&disk)?.set_len(self.disk_bytes)?;
+        }
+        let mut command = self.command(folder.path(), &socket, &disk)?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let child = child.with_context(|| format!("{} cannot be started", self.name()))?;
+        let mut running = Running { child, socket, export: self.export(), _folder: folder };
+        running.wait_until_it_listens(&self.name())?;
+        Ok(Box::new(running))
+    }
+}
+
+impl NbdProcess {
+    fn export(&self) -> &'static str {
+        match self.peer {
+            NbdPeer::Nbdkit | NbdPeer::QemuNbd => "",
+            NbdPeer::NbdServer => "disk",
+        }
+    }
+
+    fn command(&self, folder: &Path, socket: &Path, disk: &Path) -> Result<Command> {
+        match self.peer {
+            NbdPeer::Nbdkit => {
+                let mut command = Command::new("nbdkit");
+                command.args(["--foreground", "--exit-with-parent", "--unix"]).arg(socket);
+                command.args(["memory", &self.disk_bytes.to_string()]);
+                Ok(command)
+            }
+            NbdPeer::QemuNbd => {
+                let mut command = Command::new("qemu-nbd");
+                command.args(["--persistent", "--format=raw", "--cache=writeback", "--shared=0", "--socket"]);
+                command.arg(socket).arg(disk);
+                Ok(command)
+            }
+            NbdPeer::NbdServer => {
+                let config = folder.join("config");
+                let (socket, disk) = (socket.display(), disk.display());
+                let text = format!(
+                    "[generic]\nunixsock = {socket}\nlistenaddr = 127.0.0.1\nport = 0\n\
+                     [{}]\nexportname = {disk}\n",
+                    self.export()
+                );
+                fs::write(&config, text)?;
+                let mut command = Command::new("nbd-server");
+                // In the foreground; its word about a port that nobody uses is of no interest.
+                command.arg("-n").arg("-C").arg(&config).stderr(Stdio::null());
+                Ok(command)
+            }
+        }
+    }
+}
+
+/// A running server and the folder of its socket.
+struct Running {
+    child: Child,
+    socket: PathBuf,
+    export: &'static str,
+    _folder: ScratchFolder,
+}
+
+impl Running {
+    fn wait_until_it_listens(&mut self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + START_WAIT_MAX;
+        while !is_listening(&self.socket)? {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{name} ended at once ({status})");
+            }
+            if Instant::now() > deadline {
+                bail!("{name} did not listen within {} s", START_WAIT_MAX.as_secs());
+            }
+            std::thread::sleep(START_LOOK_EVERY);
+        }
+        Ok(())
+    }
+}
+
+/// By the kernel's table of sockets: a trial connection would make servers complain about a rude client.
+fn is_listening(socket: &Path) -> Result<bool> {
+    let table = fs::read_to_string("/proc/net/unix").context("/proc/net/unix cannot be read")?;
+    let path = socket.display().to_string();
+    // The fourth column holds the flags; this one says that it accepts connections.
+    let accepts = |line: &str| line.split_whitespace().nth(3) == Some("00010000");
+    Ok(table.lines().any(|line| line.ends_with(&path) && accepts(line)))
+}
+
+impl RunningNbdServer for Running {
+    fn uri(&self) -> String {
+        format!("nbd+unix:///{}?socket={}", self.export, self.socket.display())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only if the process is gone already, which is what they are for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
