@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use crate::netdisk::{Carrier, ClusterWithNbd, DiskJob, JobKind, Layout, Waiting};
 use crate::output::{self, Destinations, latency_panels};
-use crate::peers::{FioFigure, FioJob, FioWork, NbdPeer, NbdProcess, NbdServer, Tool};
+use crate::peers::{FioFigure, FioJob, FioWork, NbdPeer, NbdProcess, NbdServer, Spdk, Tool};
 use crate::rival::Rival;
 use crate::scenario::Scenario;
 use crate::settings::{Pace, Settings};
@@ -150,6 +150,7 @@ fn is_of(row: &Row, job: &str) -> bool {
 fn needs(surface: Surface, rival: Option<Rival>) -> Vec<Tool> {
     let mut tools = if surface == Surface::Nbd { vec![Tool::FioWithNbd] } else { Vec::new() };
     tools.extend(rival.and_then(nbd_peer).map(NbdPeer::tool));
+    tools.extend((rival == Some(Rival::Spdk)).then_some(Tool::Spdk));
     tools
 }
 
@@ -166,6 +167,11 @@ impl Job {
     fn title(self) -> String {
         let what = if self.direction == Direction::Read { "read" } else { "write" };
         format!("{what} {}, {} in flight", bytes_label(self.block_bytes.into()), self.depth)
+    }
+
+    fn work(self) -> FioWork {
+        let Job { direction, block_bytes: bytes, depth } = self;
+        FioWork { writes: direction == Direction::Write, bytes, depth }
     }
 
     fn figure(self) -> (FioFigure, Unit) {
@@ -216,29 +222,46 @@ impl DiskArguments {
     }
 
     fn scenario(&self, job: Job, rival: Option<Rival>, settings: &Settings) -> Scenario {
-        let (figure, unit) = job.figure();
-        let latency = unit.less_is_better();
-        let fit = rival.and_then(nbd_peer).filter(|_| self.surface == Surface::Nbd);
-        let goal = match (fit, latency) {
-            (None, _) => Goal::Shown,
-            (Some(NbdPeer::Nbdkit), true) => Goal::RatioAtMost { ratio: 1.1 },
-            (Some(_), true) => Goal::RatioAtMost { ratio: 1.0 },
-            (Some(_), false) => Goal::RatioAtLeast { ratio: 1.0 },
+        let (_, unit) = job.figure();
+        let opponent = rival.map(|rival| (rival, self.opponent(rival, job, settings)));
+        let goal = match (&opponent, unit.less_is_better()) {
+            (Some((Rival::Nbdkit, Some(_))), true) => Goal::RatioAtMost { ratio: 1.1 },
+            (Some((_, Some(_))), true) => Goal::RatioAtMost { ratio: 1.0 },
+            (Some((_, Some(_))), false) => Goal::RatioAtLeast { ratio: 1.0 },
+            _ => Goal::Shown,
         };
         let id = rival.map_or(self.id(job), |rival| format!("{}/{}", self.id(job), rival.word()));
-        let limit = fit.map(|peer| {
-            let server = NbdProcess { peer, disk_bytes: settings.disk_bytes };
-            fio(Box::new(server), job, figure, settings)
-        });
+        let (unfit, limit) = match opponent {
+            None => (None, None),
+            Some((_, Some(limit))) => (None, Some(limit)),
+            Some((rival, None)) => (Some(rival.elsewhere()), None),
+        };
         Scenario {
             id: Cow::Owned(id),
             title: Cow::Owned(job.title()),
             unit,
             goal,
             needs: needs(self.surface, rival),
-            unfit: rival.filter(|_| fit.is_none()).map(Rival::elsewhere),
-            ours: Some(self.ours(job, figure, settings)),
+            unfit,
+            ours: Some(self.ours(job, job.figure().0, settings)),
             limit,
+        }
+    }
+
+    /// The rival's side, if it does such a job: servers beside our server, SPDK's own initiator beside our
+    /// library over TCP.
+    fn opponent(&self, rival: Rival, job: Job, settings: &Settings) -> Option<Box<dyn Contender>> {
+        let (figure, _) = job.figure();
+        let Settings { fio_runtime: runtime, disk_bytes, cores, .. } = *settings;
+        match (nbd_peer(rival), rival, self.surface) {
+            (Some(peer), _, Surface::Nbd) => {
+                let server = NbdProcess { peer, disk_bytes };
+                Some(fio(Box::new(server), job, figure, settings))
+            }
+            (None, Rival::Spdk, Surface::Library) if self.provider == Provider::Tcp => {
+                Some(Box::new(Spdk { cores, work: job.work(), runtime, disk_bytes, figure }))
+            }
+            _ => None,
         }
     }
 
@@ -267,8 +290,6 @@ impl DiskArguments {
 }
 
 fn fio(server: Box<dyn NbdServer>, job: Job, figure: FioFigure, settings: &Settings) -> Box<dyn Contender> {
-    let Job { direction, block_bytes: bytes, depth } = job;
-    let work = FioWork { writes: direction == Direction::Write, bytes, depth };
     let Settings { fio_runtime: runtime, disk_bytes, .. } = *settings;
-    Box::new(FioJob { server, work, runtime, disk_bytes, figure })
+    Box::new(FioJob { server, work: job.work(), runtime, disk_bytes, figure })
 }

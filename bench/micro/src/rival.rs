@@ -49,7 +49,8 @@ impl Rival {
         let word = self.word();
         let there = match self {
             Self::Perftest | Self::NvmeRdma | Self::NvmeTcp => "netdisk lab bench".to_owned(),
-            Self::Nbdkit | Self::QemuNbd | Self::NbdServer | Self::Spdk => {
+            Self::Spdk => "netdisk bench disk --surface library --provider tcp --vs spdk".to_owned(),
+            Self::Nbdkit | Self::QemuNbd | Self::NbdServer => {
                 format!("netdisk bench disk --vs {word}")
             }
             Self::Etcd => "netdisk bench control --vs etcd".to_owned(),

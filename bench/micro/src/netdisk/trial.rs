@@ -173,7 +173,10 @@ impl Trial {
         };
         let (start, before) = (Instant::now(), station.heard().delivered);
         let mut sent = 0;
-        while start.elapsed() < time && station.heard().delivered - before < messages_max {
+        // At least one message, however busy the machine is.
+        while station.heard().delivered == before
+            || start.elapsed() < time && station.heard().delivered - before < messages_max
+        {
             for _ in 0..SENDS_PER_TURN {
                 if sent - (station.heard().delivered - before) >= window || sent == messages_max {
                     break;

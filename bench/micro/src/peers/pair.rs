@@ -5,10 +5,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bench_harness::{CoreId, CorePair};
+use bench_harness::CorePair;
+
+use super::limited;
 
 /// How long a server may take to listen.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A client that takes longer hangs; turns are of seconds.
+const RUN_MAX: Duration = Duration::from_secs(120);
 /// Between two looks whether it does.
 const START_LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -25,23 +29,17 @@ pub(super) fn run(
     client: &dyn Fn(u16) -> Vec<String>,
 ) -> Result<String> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let command = |core: CoreId, arguments: Vec<String>| {
-        let mut command = Command::new("taskset");
-        command.args(["-c", &core.0.to_string(), program]).args(arguments);
-        command.envs(environment.iter().copied()).stdin(Stdio::null());
-        command
-    };
-    let mut listening = command(cores.worker, server(port));
+    let mut listening = Command::new("taskset");
+    listening.args(["-c", &cores.worker.0.to_string(), program]).args(server(port));
+    listening.envs(environment.iter().copied()).stdin(Stdio::null());
     let child = listening.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut serving = Serving(child.with_context(|| format!("{program} cannot be started"))?);
     serving.wait_until_it_listens(program, port)?;
-    let output =
-        command(cores.ours, client(port)).output().with_context(|| format!("{program} cannot be started"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        bail!("{program} failed ({}): {}{text}", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(text)
+    let mut asking = limited::command("taskset", RUN_MAX);
+    asking.args(["-c", &cores.ours.0.to_string(), program]).args(client(port));
+    asking.envs(environment.iter().copied());
+    let output = limited::output(asking, program)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The server's process. Dropping it kills it.
@@ -73,7 +71,7 @@ impl Drop for Serving {
 }
 
 /// Whether a TCP socket of this machine listens on the port.
-fn is_listening(port: u16) -> Result<bool> {
+pub(super) fn is_listening(port: u16) -> Result<bool> {
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         // A kernel without IPv6 has no second table.
         let Ok(text) = std::fs::read_to_string(table) else { continue };

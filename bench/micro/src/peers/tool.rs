@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::iceoryx2;
+use super::{iceoryx2, spdk};
 
 /// A program and the command that brings it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(crate) enum Tool {
     LibfabricPingpong,
     /// Our benchmark of iceoryx2, a package of its own.
     Iceoryx2,
+    /// SPDK, built by the user.
+    Spdk,
     /// fio with any engine.
     Fio,
     /// A module of the kernel, loaded.
@@ -38,6 +40,7 @@ impl Tool {
         match self {
             Self::KernelModule(name) => (!is_loaded(name))
                 .then(|| format!("this kernel has no module {name}, or it cannot be loaded")),
+            Self::Spdk => spdk::missing(),
             Self::Iceoryx2 => {
                 let command =
                     format!("cargo build --release --manifest-path {}", iceoryx2::manifest().display());
@@ -69,6 +72,7 @@ impl Tool {
             Self::UcxPerftest => ("ucx_perftest", "ucx-utils"),
             Self::LibfabricPingpong => ("fi_pingpong", "libfabric-bin"),
             Self::Iceoryx2 => ("cargo", "cargo"),
+            Self::Spdk => ("nvmf_tgt", "spdk"),
             Self::KernelModule(name) => (name, "linux-image-amd64"),
         }
     }
@@ -80,7 +84,7 @@ impl Tool {
             return;
         }
         let mut command = match self {
-            Self::KernelModule(_) => return,
+            Self::KernelModule(_) | Self::Spdk => return,
             Self::Iceoryx2 => {
                 eprintln!("building the bench of iceoryx2 …");
                 let mut cargo = Command::new("cargo");
