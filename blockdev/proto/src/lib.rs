@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod assembly;
 pub mod checksum;
 pub mod driver;
 mod duplicates;
