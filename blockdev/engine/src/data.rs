@@ -34,6 +34,13 @@ impl WriteData {
         self.len() == 0
     }
 
+    pub(crate) fn as_ref(&self) -> &[u8] {
+        match self {
+            WriteData::Shared(chunk) => chunk.as_ref(),
+            WriteData::Caller(bytes) => bytes,
+        }
+    }
+
     pub(crate) fn to_transport(&self) -> Data<'static> {
         match self {
             WriteData::Shared(chunk) => Data::Shared(chunk.clone()),

@@ -5,16 +5,15 @@ use crate::engine::{BlockCompletion, BlockEngine, EngineEvent};
 use crate::master_side::Asker;
 use blockdev_proto::driver::{AnswerUse, DataHandle, DriverAction, Tag};
 use blockdev_proto::errno::BlockErrno;
+use blockdev_proto::lanes::Lane;
 use blockdev_proto::wire::{Answer, Message, Operation, Request, Verdict};
 use transport_endpoint::{Core, Data, Delivery};
-use transport_proto::identity::{ClientId, NodeId};
+use transport_proto::identity::NodeId;
 
 impl BlockEngine {
     pub(crate) fn do_driver(&mut self, core: &mut Core, action: DriverAction) {
         match action {
-            DriverAction::Send { to, tag, request } => {
-                self.send_driver_request(core, to, tag, request, ClientId::BLOCK);
-            }
+            DriverAction::Send { to, tag, request } => self.send_driver_request(core, to, tag, request),
             DriverAction::Attach { to, attach } if to == self.node => {
                 self.master.attach(to, &attach, &mut self.master_actions);
             }
@@ -35,30 +34,23 @@ impl BlockEngine {
     }
 
     /// The payload of a request that one of the drivers has pending.
-    fn payload(&self, tag: Tag, client: ClientId) -> Option<&WriteData> {
-        if client == ClientId::LEGS {
-            return self.mirrors.data_of(tag);
+    fn payload(&self, tag: Tag, lane: Lane) -> Option<&WriteData> {
+        if lane != Lane::Clients {
+            return self.hosted.traffic.data_of(tag);
         }
         self.requests.get(tag.0 as u32).and_then(|kept| kept.data.as_ref())
     }
 
-    pub(crate) fn send_driver_request(
-        &mut self,
-        core: &mut Core,
-        to: NodeId,
-        tag: Tag,
-        request: Request,
-        client: ClientId,
-    ) {
+    fn send_driver_request(&mut self, core: &mut Core, to: NodeId, tag: Tag, request: Request) {
+        let lane = Lane::of(request.id.slot);
         if to == self.node {
-            return self.execute_here(core, tag, request, client);
+            return self.execute_here(core, tag, request, lane);
         }
-        let data = self.payload(tag, client).map_or(Data::Empty, WriteData::to_transport);
+        let data = self.payload(tag, lane).map_or(Data::Empty, WriteData::to_transport);
         let control = Message::Request(request).encode();
-        let sent = core.send(to, client, control.as_bytes(), data, transport_endpoint::Tag::SILENT);
+        let sent = core.send(to, lane.client(), control.as_bytes(), data, transport_endpoint::Tag::SILENT);
         if sent.is_err() {
-            let slot = request.id.slot;
-            if client == ClientId::LEGS { self.legs.refused(slot) } else { self.driver.refused(slot) }
+            self.driver_of(lane).0.refused(request.id.slot);
         }
     }
 
@@ -101,11 +93,7 @@ impl BlockEngine {
         let handle = data.map(|data| DataHandle(u64::from(self.arrived.insert(data))));
         let takes =
             |action: &DriverAction| matches!(action, DriverAction::Complete { data, .. } if *data == handle);
-        let is_leg = BlockEngine::is_leg_request(answer.id.slot);
-        let (driver, actions) = match is_leg {
-            true => (&mut self.legs, &mut self.leg_actions),
-            false => (&mut self.driver, &mut self.driver_actions),
-        };
+        let (driver, actions) = self.driver_of(Lane::of(answer.id.slot));
         match driver.answer(core.now(), from, &answer, handle, actions) {
             // The completion among the actions takes the data; that of a write wants none.
             AnswerUse::Completed if handle.is_none() || actions.iter().any(takes) => {}
@@ -118,11 +106,11 @@ impl BlockEngine {
     }
 
     /// The short way: the master of this node runs the driver's request without the transport (SPEC B1).
-    fn execute_here(&mut self, core: &mut Core, tag: Tag, request: Request, client: ClientId) {
+    fn execute_here(&mut self, core: &mut Core, tag: Tag, request: Request, lane: Lane) {
         let source = match request.operation {
-            Operation::Write => self.payload(tag, client).map(WriteData::to_store),
+            Operation::Write => self.payload(tag, lane).map(WriteData::to_store),
             _ => None,
         };
-        self.admit(core, Asker { node: self.node, client }, request, source, None);
+        self.admit(core, Asker { node: self.node, client: lane.client() }, request, source, None);
     }
 }

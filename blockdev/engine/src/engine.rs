@@ -2,12 +2,14 @@
 
 use crate::data::{ReadData, WriteData};
 use crate::disks::{Disk, OwnershipWish};
+use crate::hosted::HostedVolumes;
+use crate::legs;
 use crate::master_side::{Answering, Running};
-use crate::mirrors::{LEGS_FIRST_SLOT, LEGS_PENDING_MAX, Mirrors};
 use crate::slots::Slots;
-use blockdev_proto::driver::{Driver, DriverAction, DriverLimits, Submission, SubmitRefusal, Tag};
+use blockdev_proto::driver::{Driver, DriverAction, Submission, SubmitRefusal, Tag};
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{ByteRange, VolumeId};
+use blockdev_proto::lanes::{Lane, STOREYS_MAX};
 use blockdev_proto::mapping::{Mapping, MappingFault};
 use blockdev_proto::master::{GatePhase, Master, MasterAction, MasterLimits};
 use blockdev_proto::mirror::Proposal;
@@ -153,10 +155,10 @@ const FAILOVERS_MAX: usize = 64;
 pub struct BlockEngine {
     pub(crate) node: NodeId,
     pub(crate) driver: Driver,
-    /// The driver of what mirrors here ask of their legs.
-    pub(crate) legs: Driver,
+    /// The drivers of what volumes here ask of their parts, one a lane.
+    pub(crate) legs: [Driver; STOREYS_MAX],
     pub(crate) leg_actions: Vec<DriverAction>,
-    pub(crate) mirrors: Mirrors,
+    pub(crate) hosted: HostedVolumes,
     /// Members and their lives.
     pub(crate) lives: Vec<(NodeId, Incarnation)>,
     pub(crate) master: Master,
@@ -190,18 +192,10 @@ impl BlockEngine {
     pub fn new(node: NodeId, incarnation: Incarnation) -> BlockEngine {
         BlockEngine {
             node,
-            driver: Driver::new(node, incarnation, DriverLimits::default()),
-            legs: Driver::new(
-                node,
-                incarnation,
-                DriverLimits {
-                    first_slot: LEGS_FIRST_SLOT,
-                    pending_max: LEGS_PENDING_MAX,
-                    ..DriverLimits::default()
-                },
-            ),
+            driver: Driver::new(node, incarnation, Lane::Clients.limits()),
+            legs: legs::drivers(node, incarnation),
             leg_actions: Vec::new(),
-            mirrors: Mirrors::default(),
+            hosted: HostedVolumes::default(),
             lives: Vec::new(),
             master: Master::new(node, MasterLimits::default()),
             driver_actions: Vec::with_capacity(64),
@@ -231,12 +225,10 @@ impl BlockEngine {
     pub fn mapping(&mut self, core: &mut Core, mapping: &Mapping) -> Result<(), MappingFault> {
         let now = core.now();
         self.note_failover(mapping);
-        if mapping.serving != Some(self.node) {
-            // Before anything else that this number changes.
-            self.abandon_mirror(mapping.volume);
-        }
+        // Before anything else that this number changes.
+        self.hosted_before_mapping(mapping);
         self.master.mapping(now, mapping, &mut self.master_actions)?;
-        self.map_leg(core, mapping);
+        self.map_part(core, mapping);
         if self.is_open(mapping.volume) {
             self.driver.mapping(now, mapping, &mut self.driver_actions)?;
         }
@@ -284,7 +276,9 @@ impl BlockEngine {
     pub fn remove(&mut self, core: &mut Core, volume: VolumeId) {
         let now = core.now();
         self.driver.forget(now, volume, BlockErrno::Enodev, &mut self.driver_actions);
-        self.legs.forget(now, volume, BlockErrno::Enodev, &mut self.leg_actions);
+        for driver in &mut self.legs {
+            driver.forget(now, volume, BlockErrno::Enodev, &mut self.leg_actions);
+        }
         self.master.remove(now, volume, &mut self.master_actions);
         self.last_done.retain(|(known, _)| *known != volume);
         self.act(core);
@@ -332,7 +326,7 @@ impl BlockEngine {
 
     /// Serves nothing from now on, whatever mappings say: majority or membership is lost.
     pub fn fence(&mut self, core: &mut Core) {
-        self.abandon_mirrors();
+        self.abandon_all_hosted();
         self.master.fence(core.now(), &mut self.master_actions);
         self.act(core);
     }
@@ -357,7 +351,7 @@ impl BlockEngine {
     /// yes to before a mapping changes (SPEC C4).
     pub fn stands_still(&self, volume: VolumeId) -> bool {
         self.driver.stands_still(volume)
-            && self.legs.stands_still(volume)
+            && self.legs.iter().all(|driver| driver.stands_still(volume))
             && !matches!(self.master.gate(volume), GatePhase::Draining(_))
     }
 
@@ -451,13 +445,13 @@ impl BlockEngine {
         if now >= self.driver.next_deadline() {
             self.driver.timer(now, &mut self.driver_actions);
         }
-        if now >= self.legs.next_deadline() {
-            self.legs.timer(now, &mut self.leg_actions);
+        for driver in self.legs.iter_mut().filter(|driver| now >= driver.next_deadline()) {
+            driver.timer(now, &mut self.leg_actions);
         }
         if now >= self.master.next_deadline() {
             self.master.timer(now, &mut self.master_actions);
         }
-        self.mirror_timers(core);
+        self.hosted_timers(core);
         self.act(core);
         if !self.answering.is_empty() {
             self.send_answers(core);
@@ -473,8 +467,9 @@ impl BlockEngine {
         };
         let wish = soon(!self.wishes.is_empty());
         let answers = soon(!self.answering.is_empty());
-        let drivers = self.driver.next_deadline().min(self.legs.next_deadline());
-        drivers.min(self.master.next_deadline()).min(self.mirrors.next_deadline()).min(wish).min(answers)
+        let of_legs = self.legs.iter().map(Driver::next_deadline);
+        let drivers = of_legs.fold(self.driver.next_deadline(), Time::min);
+        drivers.min(self.master.next_deadline()).min(self.hosted.next_deadline()).min(wish).min(answers)
     }
 
     /// Prepares to sleep; `false`: a disk has finished something, poll again.
@@ -492,7 +487,7 @@ impl BlockEngine {
         while !(self.driver_actions.is_empty()
             && self.master_actions.is_empty()
             && self.leg_actions.is_empty()
-            && self.mirrors.is_idle())
+            && self.hosted.is_idle())
         {
             let mut actions = core::mem::take(&mut self.driver_actions);
             for action in actions.drain(..) {
@@ -509,7 +504,7 @@ impl BlockEngine {
                 self.do_legs(core, action);
             }
             restore(&mut self.leg_actions, actions);
-            while self.act_for_mirrors(core) {}
+            while self.act_for_hosted(core) {}
         }
         self.acting = false;
     }
@@ -529,8 +524,8 @@ fn restore<T>(place: &mut Vec<T>, mut emptied: Vec<T>) {
     *place = emptied;
 }
 
-/// The engine as two clients of the transport. A program with more of them forwards the call-backs of
-/// [`ClientId::BLOCK`] and [`ClientId::LEGS`] here.
+/// The engine as clients of the transport, one a [`Lane`]. A program with more of them forwards the
+/// call-backs of these here.
 impl Clients for BlockEngine {
     fn deliver(&mut self, core: &mut Core, delivery: Delivery<'_>) {
         let from = delivery.from;
@@ -584,11 +579,8 @@ impl Clients for BlockEngine {
 
     fn writable(&mut self, core: &mut Core, node: NodeId, client: ClientId) {
         self.send_answers(core);
-        if client == ClientId::LEGS {
-            self.legs.writable(core.now(), node, u32::MAX, &mut self.leg_actions);
-        } else {
-            self.driver.writable(core.now(), node, u32::MAX, &mut self.driver_actions);
-        }
+        let (driver, actions) = self.driver_of(Lane::of_client(client).unwrap_or(Lane::Clients));
+        driver.writable(core.now(), node, u32::MAX, actions);
         self.act(core);
     }
 }
@@ -598,7 +590,9 @@ impl BlockEngine {
     pub(crate) fn attached(&mut self, core: &mut Core, from: NodeId, attached: &Attached) {
         let now = core.now();
         self.driver.attached(now, from, attached, &mut self.driver_actions);
-        self.legs.attached(now, from, attached, &mut self.leg_actions);
+        for driver in &mut self.legs {
+            driver.attached(now, from, attached, &mut self.leg_actions);
+        }
     }
 
     /// Nothing is admitted: the lease has run out.

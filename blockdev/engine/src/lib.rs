@@ -10,10 +10,13 @@
 
 #![forbid(unsafe_code)]
 
+mod assemblies;
 mod data;
 mod disks;
 mod driver_side;
 mod engine;
+mod hosted;
+mod legs;
 pub mod library;
 mod master_side;
 mod mirrors;
@@ -23,5 +26,6 @@ mod status;
 pub use data::{ReadData, WriteData};
 pub use disks::DiskRefusal;
 pub use engine::{BlockCompletion, BlockEngine, BlockIo, EngineEvent, Failover, Refused, RefusedWhy};
+pub use hosted::Below;
 pub use library::{DeskWish, Io, IoError, Library, LibraryDesk, OpenRefusal, Opened, Opening, VirtualDisk};
 pub use status::{DiskStatus, EngineStatus, VolumeStatus};

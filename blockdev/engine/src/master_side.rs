@@ -20,13 +20,15 @@ pub(crate) struct Asker {
     pub(crate) client: ClientId,
 }
 
-/// A request that runs on a disk, or on a mirror, of this node.
+/// A request that runs on a disk, or on a volume that lies on others, of this node.
 #[derive(Debug)]
 pub(crate) struct Running {
     token: Token,
     to: Asker,
-    /// Payload of a write to a mirror.
+    /// Payload of a write to a volume that lies on others.
     data: Option<WriteData>,
+    /// Of a read of such a volume: what has come of it, from several parts.
+    collected: Option<Vec<u8>>,
     /// Where a read's memory lies.
     home: Option<BufferHome>,
     /// Credit of the lease whose memory a write is taken from; given back when it ends.
@@ -93,16 +95,16 @@ impl BlockEngine {
         source: Option<WriteSource>,
         ticket: Option<LeaseTicket>,
     ) {
-        if self.mirrors.has(request.volume) {
+        if self.hosted.has(request.volume) {
             let data = source.map(WriteData::of_store);
-            self.note_running(Running { token, to, data, home: None, ticket });
-            return self.run_on_mirror(core, token, &request);
+            self.note_running(Running { token, to, data, collected: None, home: None, ticket });
+            return self.run_on_hosted(core, token, &request);
         }
         let (operation, home) = match self.operation(core, to, &request, source) {
             Ok(prepared) => prepared,
             Err(errno) => return self.executed(core, token, to, Err(errno), None),
         };
-        self.note_running(Running { token, to, data: None, home, ticket });
+        self.note_running(Running { token, to, data: None, collected: None, home, ticket });
         let io = DriveIo { tag: u64::from(token.index), offset_bytes: request.range.offset, operation };
         self.run(core, request.volume, io);
     }
@@ -124,6 +126,19 @@ impl BlockEngine {
     pub(crate) fn payload_of(&self, token: Token) -> Option<WriteData> {
         let running = self.running.get(token.index as usize)?.as_ref();
         running.filter(|running| running.token == token)?.data.clone()
+    }
+
+    /// What has come of a read, to be added to.
+    pub(crate) fn take_collected(&mut self, token: Token) -> Option<Vec<u8>> {
+        let running = self.running.get_mut(token.index as usize)?.as_mut();
+        running.filter(|running| running.token == token)?.collected.take()
+    }
+
+    pub(crate) fn put_collected(&mut self, token: Token, bytes: Vec<u8>) {
+        let running = self.running.get_mut(token.index as usize).and_then(Option::as_mut);
+        if let Some(running) = running.filter(|running| running.token == token) {
+            running.collected = Some(bytes);
+        }
     }
 
     /// The request as the store knows it. Memory for a read is taken where the reader will find the bytes.
@@ -218,7 +233,7 @@ impl BlockEngine {
         }
     }
 
-    /// A mirror is done with a request.
+    /// A volume that lies on others is done with a request.
     pub(crate) fn executed_for(
         &mut self,
         core: &mut Core,
@@ -244,7 +259,7 @@ impl BlockEngine {
         drop(ticket);
     }
 
-    /// A request will not be carried out by the mirror here: whoever asked asks again.
+    /// A request will not be carried out by the volume here: whoever asked asks again.
     pub(crate) fn withdraw(&mut self, core: &mut Core, token: Token) {
         let Some(Running { to, .. }) = self.take_running(token) else { return };
         if let Some(reply) = self.master.withdrawn(core.now(), token, &mut self.master_actions) {
@@ -308,13 +323,13 @@ impl BlockEngine {
 
     pub(crate) fn do_master(&mut self, core: &mut Core, action: MasterAction) {
         match action {
-            MasterAction::TakeOwnership { volume, disk: DiskId::PARTS } => self.open_mirror(core, volume),
+            MasterAction::TakeOwnership { volume, disk: DiskId::PARTS } => self.open_hosted(core, volume),
             MasterAction::ReleaseOwnership { volume, disk: DiskId::PARTS } => {
-                self.abandon_mirror(volume);
+                self.abandon_hosted(volume);
                 self.master.ownership_released(core.now(), volume, &mut self.master_actions);
             }
             MasterAction::PersistEpoch { volume, disk: DiskId::PARTS, epoch } => {
-                self.persist_on_mirror(core, volume, epoch);
+                self.persist_on_hosted(core, volume, epoch);
             }
             MasterAction::TakeOwnership { volume, disk } => self.wish(OwnershipWish::Take { volume, disk }),
             MasterAction::ReleaseOwnership { volume, disk } => {

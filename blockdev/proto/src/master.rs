@@ -14,11 +14,12 @@ use crate::errno::BlockErrno;
 use crate::gate::Gate;
 pub use crate::gate::GatePhase;
 use crate::geometry::{DiskId, VolumeId};
+use crate::lanes::Lane;
 use crate::mapping::{Mapping, MappingFault};
 use crate::rules::{Rules, Strict};
 use crate::volume_table::VolumeTable;
 use crate::wire::{
-    Answer, Attach, AttachVerdict, Attached, Execution, Operation, PathBroken, Request, Verdict,
+    Answer, Attach, AttachVerdict, Attached, Execution, Operation, PathBroken, Request, Slot, Verdict,
 };
 use alloc::vec::Vec;
 use core::marker::PhantomData;
@@ -31,7 +32,8 @@ use transport_proto::time::Time;
 pub struct MasterLimits {
     /// Requests running on the store at the most, over all volumes; one more is answered busy.
     pub executing_max: usize,
-    /// Of those, requests for volumes that lie on other virtual disks; the rest is left for these.
+    /// Of those, requests of clients for volumes that lie on other virtual disks, and as many of volumes for
+    /// such parts of theirs; the rest is left for virtual disks that lie on a disk. See [`crate::lanes`].
     pub with_parts_max: usize,
     /// After a store refused to give ownership or to persist a number, the master asks again after this time.
     pub store_again_after: Duration,
@@ -205,13 +207,18 @@ pub struct Master<R: Rules = Strict> {
     disks: Vec<DiskId>,
     clients: ClientTable,
     running: RunningList,
-    /// Requests that run for volumes that lie on other virtual disks.
-    running_with_parts: usize,
+    /// Requests that run for volumes that lie on other virtual disks: those of clients, and those of volumes.
+    running_with_parts: [usize; 2],
     deadline: Time,
     /// No gate may open, see [`Master::fence`].
     fenced: bool,
     counts: MasterCounts,
     rules: PhantomData<R>,
+}
+
+/// Which room of volumes that lie on others a request takes up.
+fn room_of(slot: Slot) -> usize {
+    usize::from(Lane::of(slot) != Lane::Clients)
 }
 
 impl Master {
@@ -231,7 +238,7 @@ impl<R: Rules> Master<R> {
             disks: Vec::new(),
             clients: ClientTable::new(),
             running: RunningList::new(limits.executing_max.max(1)),
-            running_with_parts: 0,
+            running_with_parts: [0; 2],
             deadline: Time::NEVER,
             fenced: false,
             counts: MasterCounts::default(),
@@ -345,8 +352,9 @@ impl<R: Rules> Master<R> {
         {
             return self.answered(request, Verdict::Errno(errno));
         }
-        let has_parts = served.mapping.has_parts();
-        if self.running.is_full() || (has_parts && self.running_with_parts >= self.limits.with_parts_max) {
+        let room = served.mapping.has_parts().then_some(room_of(request.id.slot));
+        let is_full = |room: usize| self.running_with_parts[room] >= self.limits.with_parts_max;
+        if self.running.is_full() || room.is_some_and(is_full) {
             return self.answered(request, Verdict::NackBusy);
         }
         if let Err(refusal) = served.gate.enter::<R>(request.epoch) {
@@ -355,7 +363,9 @@ impl<R: Rules> Master<R> {
         }
         client.duplicates.begin(request.id, request.epoch);
         client.running += 1;
-        self.running_with_parts += usize::from(has_parts);
+        if let Some(room) = room {
+            self.running_with_parts[room] += 1;
+        }
         let token = self.running.begin(Running {
             client: from,
             incarnation: request.incarnation,
@@ -363,7 +373,7 @@ impl<R: Rules> Master<R> {
             epoch: request.epoch,
             volume: index as u32,
             operation: request.operation,
-            has_parts,
+            has_parts: room.is_some(),
             since: now,
         });
         Admission::Execute(token)
@@ -405,7 +415,9 @@ impl<R: Rules> Master<R> {
         actions: &mut Vec<MasterAction>,
     ) -> Option<Reply> {
         let index = running.volume as usize;
-        self.running_with_parts -= usize::from(running.has_parts);
+        if running.has_parts {
+            self.running_with_parts[room_of(running.id.slot)] -= 1;
+        }
         let mut epoch = running.epoch;
         let client = self.clients.known(running.client);
         client.running -= 1;

@@ -20,7 +20,6 @@ mod opening;
 mod record;
 mod regions;
 mod requests;
-mod table;
 
 pub use self::layout::{
     LEGS_MAX, Layout, Leg, LegState, RECORD_BYTES, REGION_BYTES_MAX, REGION_BYTES_MIN, leg_bytes,
@@ -28,6 +27,7 @@ pub use self::layout::{
 };
 pub use self::legs::{LegCause, LegStatus, Standing};
 pub use self::record::RecordFault;
+pub use crate::table::IoId;
 
 use self::cleaning::Cleaning;
 use self::copying::{Copy, Pass};
@@ -36,10 +36,10 @@ use self::legs::LegView;
 use self::opening::{Opening, Raising};
 use self::regions::RegionSet;
 use self::requests::Op;
-use self::table::Table;
 use crate::errno::BlockErrno;
 use crate::geometry::{ByteRange, VolumeId};
 use crate::rules::{Rules, Strict};
+use crate::table::Table;
 use crate::wire::{Operation, RequestFlags};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -48,15 +48,6 @@ use core::marker::PhantomData;
 use core::time::Duration;
 use transport_proto::identity::Epoch;
 use transport_proto::time::Time;
-
-/// A request of the mirror to one of its legs; given back with [`Mirror::done`], once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct IoId {
-    /// Dense number, for the caller's own table.
-    pub index: u32,
-    /// Which use of that number.
-    pub generation: u32,
-}
 
 /// Where the payload of a write to a leg comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -60,7 +60,7 @@ enum Command {
     Disk(table::disk::Arguments),
     /// See and change virtual disks, while clients use them.
     Vdisk(table::vdisk::Arguments),
-    /// See and change virtual disks that lie on others: mirrors.
+    /// See and change virtual disks that lie on others: mirrors, concatenations, stripes.
     Volume(table::volume::Arguments),
     /// See and change who may open a virtual disk.
     Permission(table::permission::Arguments),

@@ -2,11 +2,11 @@
 
 use crate::consensus::Asker;
 use crate::leaving::Farewell;
-use crate::mirrors;
 use crate::ndd;
 use crate::node::Node;
 use crate::replica::News;
 use crate::start::new_life;
+use crate::volumes;
 use blockdev_proto::geometry::VolumeId;
 use blockdev_proto::mapping::Mapping;
 use control_proto::ccd::{Cause, Change, Event, Row, RowEvent, RowKey, Table};
@@ -219,7 +219,7 @@ impl Node {
 
     fn map(&mut self, view: &ClusterView, all: bool, volumes: &BTreeSet<VolumeId>) {
         let (core, clients) = self.station.endpoint.parts();
-        mirrors::follow(&mut clients.engine, core, self.replica.database(), self.genesis.node);
+        volumes::follow(&mut clients.engine, core, self.replica.database(), self.genesis.node);
         // Whoever had a part open before it was one could change what the whole is.
         for part in self.rows.volumes.iter().flat_map(VolumeRow::parts) {
             if clients.engine.is_open(part) {
@@ -233,7 +233,7 @@ impl Node {
             false => volumes.iter().filter_map(|volume| view.mapping(*volume)).collect(),
         };
         // What lies on others is given up before a newer number of these is acted on.
-        mappings.sort_by_key(|mapping| !mapping.has_parts());
+        mappings.sort_by_key(|mapping| core::cmp::Reverse(self.rows.storeys(mapping.volume)));
         mappings.iter().for_each(|mapping| ndd::map(&mut clients.engine, core, mapping));
         self.disks.let_go(&mut clients.engine);
     }

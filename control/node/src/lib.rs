@@ -20,7 +20,6 @@ mod lease;
 mod leaving;
 mod membership;
 mod memory;
-mod mirrors;
 mod monitor;
 mod ndd;
 mod node;
@@ -33,6 +32,7 @@ pub mod scheme;
 mod start;
 mod station;
 mod surfaces;
+mod volumes;
 
 pub use disks::DiskStartRefusal;
 pub use embedded::EmbeddedNode;

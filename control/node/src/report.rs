@@ -1,12 +1,12 @@
 //! What `netdisk status` tells: the node at one moment, as data and as text.
 
 mod changes;
-mod mirrors;
 mod verbs;
+mod volumes;
 
 pub(crate) use changes::change_text;
-pub use mirrors::{Leg, Mirror};
 pub use verbs::Verbs;
+pub use volumes::{Assembly, Leg, Mirror, Part};
 
 use crate::distress::Distress;
 use crate::node::Node;
@@ -71,6 +71,9 @@ pub struct Status {
     /// Mirrors.
     #[serde(default)]
     pub mirrors: Vec<Mirror>,
+    /// Concatenations and stripes.
+    #[serde(default)]
+    pub assemblies: Vec<Assembly>,
     /// Requests of this node's clients.
     pub driver: Driver,
     /// Requests of all nodes for the disks here.
@@ -282,6 +285,14 @@ pub struct Nbd {
     pub quarantined: usize,
 }
 
+fn memory(rows: &ClusterRows, transport: &TransportStatus) -> Memory {
+    Memory {
+        resident_bytes: resident_bytes(),
+        transport_bytes: transport.memory_bytes as u64,
+        budget_bytes: rows.memory_budget_bytes,
+    }
+}
+
 /// The node at this moment.
 pub(crate) fn status(node: &mut Node) -> Status {
     let rows = node.rows.clone();
@@ -292,12 +303,14 @@ pub(crate) fn status(node: &mut Node) -> Status {
     let members = node.members().map(|member| member.0).collect();
     let log = log(node);
     let database = node.replica.database();
+    let view = database.view();
     let tombstones = database.tombstones().map(|stone| stone.member.node.0).collect();
     let reconfigurations = reconfigurations(database, &rows);
     let (core, clients) = node.station.endpoint.parts();
     let transport = core.status();
     let engine = clients.engine.status(&volumes);
-    let mirrored = mirrors::mirrors(&rows, &clients.engine);
+    let mirrored = volumes::mirrors(&rows, &clients.engine);
+    let assembled = volumes::assemblies(&rows, &view, &clients.engine);
     let failovers = clients.engine.failovers().map(|failover| Failover {
         virtual_disk: volume_name(&rows, failover.volume),
         epoch: failover.epoch.0,
@@ -318,11 +331,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
         reconfigurations,
         tombstones,
         quorum: node.has_quorum,
-        memory: Memory {
-            resident_bytes: resident_bytes(),
-            transport_bytes: transport.memory_bytes as u64,
-            budget_bytes: rows.memory_budget_bytes,
-        },
+        memory: memory(&rows, &transport),
         handshakes_refused: transport.handshakes_refused,
         verbs: transport.verbs.map(Verbs::from),
         distress_refused: node.distress.refused(),
@@ -331,6 +340,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
         disks: disks(&rows, &engine),
         virtual_disks: virtual_disks(&rows, &engine, &open),
         mirrors: mirrored,
+        assemblies: assembled,
         driver: Driver {
             pending: engine.driver.pending,
             completed: engine.driver.completed,
@@ -603,7 +613,7 @@ fn render_disks(status: &Status, out: &mut String) -> std::fmt::Result {
             disk.pending
         )?;
     }
-    mirrors::render(&status.mirrors, out)?;
+    volumes::render(&status.mirrors, &status.assemblies, out)?;
     for disk in &status.disks {
         let oldest = disk.oldest_us.map_or_else(String::new, |us| format!(", oldest {us} us"));
         writeln!(

@@ -14,6 +14,7 @@ use blockdev_nbd::{
 };
 use blockdev_proto::errno::BlockErrno;
 use blockdev_proto::geometry::{ByteRange, TRANSFER_BYTES_MAX, VolumeId};
+use blockdev_proto::lanes::Lane;
 use blockdev_proto::wire::{Operation, RequestFlags};
 use control_proto::rows::{ClusterRows, VirtualDiskRow};
 use rustix::process::{getegid, geteuid, getgroups};
@@ -36,7 +37,7 @@ impl Clients for NodeClients {
     #[inline]
     fn deliver(&mut self, core: &mut Core, delivery: Delivery<'_>) {
         match delivery.client {
-            ClientId::BLOCK | ClientId::LEGS => self.engine.deliver(core, delivery),
+            ClientId::BLOCK | ClientId::LEGS | ClientId::VOLUME_LEGS => self.engine.deliver(core, delivery),
             ClientId::MEMBERSHIP => self.membership.deliver(core, delivery),
             ClientId::CONFIGURATION => {
                 if let Some(consensus) = &mut self.consensus {
@@ -48,7 +49,7 @@ impl Clients for NodeClients {
     }
 
     fn complete(&mut self, core: &mut Core, completion: Completion) {
-        if matches!(completion.client, ClientId::BLOCK | ClientId::LEGS) {
+        if Lane::of_client(completion.client).is_some() {
             self.engine.complete(core, completion);
         }
     }
@@ -63,7 +64,7 @@ impl Clients for NodeClients {
 
     fn writable(&mut self, core: &mut Core, node: NodeId, client: ClientId) {
         // What membership could not send is said again by itself.
-        if matches!(client, ClientId::BLOCK | ClientId::LEGS) {
+        if Lane::of_client(client).is_some() {
             self.engine.writable(core, node, client);
         }
     }

@@ -3,7 +3,9 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use blockdev_proto::assembly::{Arrangement, ArrangementFault, PARTS_MAX};
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
+use blockdev_proto::lanes::STOREYS_MAX;
 use blockdev_proto::mirror::LegState;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -206,11 +208,25 @@ pub struct MirrorShape {
     pub legs: Vec<LegRow>,
 }
 
+/// The bytes of several virtual disks in turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StripeShape {
+    /// Bytes of one turn.
+    pub chunk_bytes: u32,
+    /// The virtual disks. Nobody else uses them.
+    pub parts: Vec<VolumeId>,
+}
+
 /// How a volume lies on other virtual disks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Each of them holds all of it.
     Mirror(MirrorShape),
+    /// Each holds some of it, one after the other. Nobody else uses them, and they keep their sizes, except
+    /// the last.
+    Concatenation(Vec<VolumeId>),
+    /// Each holds some of it, in turns.
+    Stripe(StripeShape),
 }
 
 /// What a virtual disk lies on, if not on a disk: other virtual disks (SPEC B9). Its candidates name
@@ -226,8 +242,21 @@ pub struct VolumeRow {
 impl VolumeRow {
     /// The virtual disks that it lies on.
     pub fn parts(&self) -> impl Iterator<Item = VolumeId> + '_ {
-        let Shape::Mirror(mirror) = &self.shape;
-        mirror.legs.iter().map(|leg| leg.volume)
+        let (mirror, others) = match &self.shape {
+            Shape::Mirror(mirror) => (Some(mirror), &[][..]),
+            Shape::Concatenation(parts) => (None, &parts[..]),
+            Shape::Stripe(stripe) => (None, &stripe.parts[..]),
+        };
+        let legs = mirror.into_iter().flat_map(|mirror| mirror.legs.iter().map(|leg| leg.volume));
+        legs.chain(others.iter().copied())
+    }
+
+    /// Its legs, if it is a mirror.
+    pub fn mirror(&self) -> Option<&MirrorShape> {
+        match &self.shape {
+            Shape::Mirror(mirror) => Some(mirror),
+            Shape::Concatenation(_) | Shape::Stripe(_) => None,
+        }
     }
 }
 
@@ -417,6 +446,30 @@ impl ClusterRows {
     /// The volume that lies on this virtual disk.
     pub fn whole_of(&self, part: VolumeId) -> Option<&VolumeRow> {
         self.volumes.iter().find(|row| row.parts().any(|one| one == part))
+    }
+
+    /// How many volumes lie on one another from this one down to virtual disks that lie on a disk, for which
+    /// it is 0. Counts no further than one beyond what there may be.
+    pub fn storeys(&self, volume: VolumeId) -> usize {
+        self.storeys_within(volume, STOREYS_MAX + 1)
+    }
+
+    fn storeys_within(&self, volume: VolumeId, most: usize) -> usize {
+        let Some(row) = self.volume(volume).filter(|_| most > 0) else { return 0 };
+        1 + row.parts().take(PARTS_MAX).map(|part| self.storeys_within(part, most - 1)).max().unwrap_or(0)
+    }
+
+    /// Where the bytes of a concatenation or stripe lie, by the sizes of its parts. `None`: it is a mirror,
+    /// or its own row or that of a part is not there.
+    pub fn arrangement(&self, row: &VolumeRow) -> Option<Result<Arrangement, ArrangementFault>> {
+        let block = self.virtual_disk(row.volume)?.block_bytes;
+        let sizes: Option<Vec<u64>> =
+            row.parts().map(|part| self.virtual_disk(part).map(|below| below.size_bytes)).collect();
+        match &row.shape {
+            Shape::Mirror(_) => None,
+            Shape::Concatenation(_) => Some(Arrangement::concatenation(&sizes?, block)),
+            Shape::Stripe(stripe) => Some(Arrangement::stripe(&sizes?, stripe.chunk_bytes, block)),
+        }
     }
 
     /// The permission row of a virtual disk.

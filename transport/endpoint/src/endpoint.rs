@@ -64,6 +64,7 @@ impl EndpointConfig {
                 ClientId::USER,
                 ClientId::CONFIGURATION,
                 ClientId::LEGS,
+                ClientId::VOLUME_LEGS,
             ],
             spin: SpinSettings::default(),
             local_memory: SlabLayout::default(),

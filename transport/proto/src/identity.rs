@@ -33,6 +33,9 @@ impl ClientId {
     /// Block requests to virtual disks that others lie on: what these do waits for no other block request, so
     /// they have credits that no other block request can use up.
     pub const LEGS: ClientId = ClientId(4);
+    /// Block requests to virtual disks that lie on others and that others lie on: what these do waits for
+    /// requests of [`ClientId::LEGS`] only.
+    pub const VOLUME_LEGS: ClientId = ClientId(5);
 
     /// Whether it speaks also with nodes that are no members (yet): what it carries is what makes members.
     #[inline]

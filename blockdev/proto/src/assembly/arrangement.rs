@@ -18,6 +18,8 @@ pub const PARTS_MAX: usize = 16;
 pub const CHUNK_BYTES_MIN: u32 = 4 << 10;
 /// Bytes of a chunk of a stripe at the most.
 pub const CHUNK_BYTES_MAX: u32 = 64 << 20;
+/// Bytes of a chunk of a stripe, unless somebody says otherwise.
+pub const CHUNK_BYTES_USUAL: u32 = 64 << 10;
 
 /// Why parts cannot be arranged so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

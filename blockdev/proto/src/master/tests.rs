@@ -484,3 +484,26 @@ fn a_volume_that_goes_is_drained_and_its_disk_given_up_before_it_is_forgotten() 
     assert_eq!(rig.master.mapping_of(VOLUME), None);
     assert_eq!(rig.mapping(row(9, Some(HERE))), [take()], "entered anew");
 }
+
+// proves: B9
+#[test]
+fn requests_of_volumes_have_room_where_those_of_clients_have_taken_all_of_theirs() {
+    let limits = MasterLimits { executing_max: 4, with_parts_max: 1, ..MasterLimits::default() };
+    let mut rig = Rig { master: Master::new(HERE, limits) };
+    let mut mapping = row(5, Some(HERE));
+    for candidate in mapping.candidates.iter_mut().flatten() {
+        candidate.disk = DiskId::PARTS;
+    }
+    rig.mapping(mapping);
+    rig.taken(0);
+    rig.persisted(5);
+    let of_volumes = crate::lanes::Lane::VolumeLegs.first_slot().0;
+    let client = rig.admit(&write(5, 0, 1));
+    assert_eq!(rig.verdict(&write(5, 1, 1)), Verdict::NackBusy);
+    let volume = rig.admit(&write(5, of_volumes, 1));
+    assert_eq!(rig.verdict(&write(5, of_volumes + 1, 1)), Verdict::NackBusy);
+    rig.executed(client, Ok(()));
+    rig.executed(volume, Ok(()));
+    rig.admit(&write(5, 1, 1));
+    rig.admit(&write(5, of_volumes + 1, 1));
+}

@@ -86,7 +86,7 @@ fn plan(database: &Database, wanted: &ClusterRows) -> anyhow::Result<Plan> {
 fn keep_legs(rows: &ClusterRows, wanted: &mut ClusterRows) {
     for row in &mut wanted.volumes {
         let Some(known) = rows.volume(row.volume) else { continue };
-        let (Shape::Mirror(known), Shape::Mirror(mirror)) = (&known.shape, &mut row.shape);
+        let (Shape::Mirror(known), Shape::Mirror(mirror)) = (&known.shape, &mut row.shape) else { continue };
         let highest = known.legs.iter().map(|leg| leg.identity).max().unwrap_or(0);
         let names = |leg: &LegRow| mirror.legs.iter().any(|one| one.volume == leg.volume);
         let mut legs: Vec<LegRow> = known.legs.iter().copied().filter(names).collect();
@@ -156,6 +156,7 @@ mod tests {
         let back = after(&less, &|db| plan(db, &from(&exported))).unwrap();
         let identity = |db: &Database| match &db.rows().volumes[0].shape {
             Shape::Mirror(mirror) => mirror.legs[1].identity,
+            other => panic!("{other:?}"),
         };
         assert_ne!(identity(&back), identity(&made), "what it missed meanwhile is marked nowhere");
     }

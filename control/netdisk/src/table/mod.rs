@@ -51,10 +51,10 @@ pub(crate) fn bytes(size: &str) -> anyhow::Result<u64> {
     let digits = size.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit: u64 = match &size[digits.len()..] {
         "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "TiB" | "T" => 1 << 40,
         other => bail!("unit {other:?} is unknown: use KiB, MiB, GiB or TiB"),
     };
     let count: u64 =

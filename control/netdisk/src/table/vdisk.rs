@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
 use control_node::config::size_text;
 use control_proto::ccd::{Database, Row, RowChange, RowKey};
-use control_proto::rows::{ClusterRows, LostQuorum, NbdRow, PermissionRow, VirtualDiskRow};
+use control_proto::rows::{ClusterRows, LostQuorum, NbdRow, PermissionRow, Shape, VirtualDiskRow};
 use std::process::ExitCode;
 use transport_proto::identity::NodeId;
 
@@ -161,7 +161,11 @@ fn listed(database: &Database) -> Vec<Vec<String>> {
         let disk = row.candidates.first().and_then(|(_, disk)| rows.disk(*disk));
         let lies_on = rows.volume(row.id).map(|volume| {
             let parts = volume.parts().filter_map(|part| rows.virtual_disk(part));
-            parts.map(|part| part.name.as_str()).collect::<Vec<_>>().join(" = ")
+            parts.map(|part| part.name.as_str()).collect::<Vec<_>>().join(match volume.shape {
+                Shape::Mirror(_) => " = ",
+                Shape::Concatenation(_) => " + ",
+                Shape::Stripe(_) => " | ",
+            })
         });
         let nodes: Vec<String> = row.candidates.iter().map(|(node, _)| rows.node_name(*node)).collect();
         let mut notes = Vec::new();
@@ -260,7 +264,7 @@ fn plan_rename(database: &Database, name: &str, to: &str) -> anyhow::Result<Plan
     ))
 }
 
-fn plan_grow(database: &Database, name: &str, size: &str) -> anyhow::Result<Plan> {
+pub(super) fn plan_grow(database: &Database, name: &str, size: &str) -> anyhow::Result<Plan> {
     let row = find::virtual_disk(database.rows(), name)?.clone();
     let size_bytes = bytes(size)?;
     let done = format!("virtual disk {} has {}", row.name, size_text(size_bytes));

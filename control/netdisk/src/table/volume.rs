@@ -1,5 +1,7 @@
 //! `netdisk volume`: virtual disks that lie on others, while clients use them.
 
+mod assembled;
+
 use super::vdisk::{OnLostQuorum, block_size};
 use super::{bytes, change, next_number};
 use crate::change::flow;
@@ -12,7 +14,7 @@ use blockdev_proto::mapping::CANDIDATES_MAX;
 use blockdev_proto::mirror::{LEGS_MAX, LegState, leg_bytes};
 use control_node::admin::Request;
 use control_node::config::size_text;
-use control_node::report::{Mirror, Status};
+use control_node::report::{Assembly, Mirror, Status};
 use control_proto::ccd::{Database, Row, RowChange};
 use control_proto::rows::{
     ClusterRows, LegRow, LostQuorum, MirrorShape, Shape, StaleReason, VirtualDiskRow, VolumeRow,
@@ -31,9 +33,9 @@ pub(crate) struct Arguments {
 enum Action {
     /// One line for each: how it stands, why, and what helps.
     Status(Looking),
-    /// Make a mirror: copies of the same bytes on several disks.
+    /// Make a mirror, copies of the same bytes; or a concatenation or stripe of virtual disks.
     Create(Create),
-    /// Add a copy; it is copied to while clients go on.
+    /// Add a copy, which is copied to while clients go on; or what follows the last part of a concatenation.
     Attach(Attach),
     /// Take a copy away; its virtual disk stays.
     Detach(Leg),
@@ -54,18 +56,28 @@ struct Create {
     /// Its name, by which clients open it.
     name: String,
     /// Disks that hold a copy each; what is on the first stays.
-    #[arg(long, value_delimiter = ',', value_name = "DISKS", required_unless_present = "of")]
+    #[arg(long, value_delimiter = ',', value_name = "DISKS")]
+    #[arg(required_unless_present_any = ["of", "concat", "stripe"])]
     on: Vec<String>,
     /// Virtual disks that hold a copy each, in place of disks; what is on the first stays.
     #[arg(long, value_delimiter = ',', value_name = "VDISKS", conflicts_with = "on")]
     of: Vec<String>,
-    /// Bytes, with KiB, MiB, GiB or TiB; by default what fits on the smallest of the virtual disks.
-    #[arg(long, required_unless_present = "of")]
+    /// Virtual disks, mirrors perhaps, that hold some of it each, one after the other.
+    #[arg(long, value_delimiter = ',', value_name = "VDISKS", conflicts_with_all = ["on", "of"])]
+    concat: Vec<String>,
+    /// Virtual disks, mirrors perhaps, that hold some of it each, in turns.
+    #[arg(long, value_delimiter = ',', value_name = "VDISKS", conflicts_with_all = ["on", "of", "concat"])]
+    stripe: Vec<String>,
+    /// Bytes of one turn of a stripe, a power of two; 64KiB by default.
+    #[arg(long, requires = "stripe")]
+    chunk: Option<String>,
+    /// Bytes, with KiB, MiB, GiB or TiB; by default what fits on the virtual disks.
+    #[arg(long, required_unless_present_any = ["of", "concat", "stripe"])]
     size: Option<String>,
     /// Bytes of a block.
     #[arg(long, default_value = "4096")]
     block_size: String,
-    /// Nodes that may serve it, the primary first; by default the primaries of the copies.
+    /// Nodes that may serve it, the primary first; by default the primaries of what it lies on.
     #[arg(long, value_delimiter = ',', value_name = "NODES")]
     nodes: Vec<String>,
     /// What clients meet on a node without quorum.
@@ -82,7 +94,7 @@ struct Attach {
     /// The disk that is to hold a copy.
     #[arg(long, required_unless_present = "of")]
     on: Option<String>,
-    /// The virtual disk that is to hold a copy, in place of a disk.
+    /// The virtual disk that is to hold a copy, in place of a disk, or to follow the last part.
     #[arg(long, conflicts_with = "on")]
     of: Option<String>,
     #[command(flatten)]
@@ -126,35 +138,63 @@ fn status(looking: &Looking) -> anyhow::Result<ExitCode> {
     let seen: Status = serde_json::from_value(answer).context("the node is of another release")?;
     let rows = database.rows();
     if let Some(name) = &looking.name {
-        volume(rows, name)?;
+        row_of(rows, name)?;
     }
-    let wanted = |mirror: &&Mirror| looking.name.as_ref().is_none_or(|name| mirror.name == *name);
-    let mirrors: Vec<&Mirror> = seen.mirrors.iter().filter(wanted).collect();
+    let mirrors = seen.mirrors.iter().map(Seen::Mirror);
+    let all = mirrors.chain(seen.assemblies.iter().map(Seen::Assembly));
+    let wanted = |seen: &Seen<'_>| looking.name.as_ref().is_none_or(|name| seen.name() == name);
+    let volumes: Vec<Seen<'_>> = all.filter(wanted).collect();
     if looking.look.json {
-        println!("{}", serde_json::to_string_pretty(&mirrors)?);
+        println!("{}", serde_json::to_string_pretty(&volumes)?);
         return Ok(ExitCode::SUCCESS);
     }
-    if mirrors.is_empty() {
+    if volumes.is_empty() {
         println!("no volumes: make one with netdisk volume create");
     }
     let view = database.view();
-    for mirror in mirrors {
-        let row = rows.virtual_disk_named(&mirror.name);
+    for seen in volumes {
+        let row = rows.virtual_disk_named(seen.name());
         let serving = row.and_then(|row| view.serving(row.id)).map(|node| rows.node_name(node));
-        println!("{}", line(mirror, serving.as_deref()));
+        println!("{}", seen.line(serving.as_deref()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a node tells of a volume.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Seen<'s> {
+    Mirror(&'s Mirror),
+    Assembly(&'s Assembly),
+}
+
+impl Seen<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Seen::Mirror(mirror) => &mirror.name,
+            Seen::Assembly(assembly) => &assembly.name,
+        }
+    }
+
+    fn line(&self, serving: Option<&str>) -> String {
+        match self {
+            Seen::Mirror(mirror) => line(mirror, serving),
+            Seen::Assembly(assembly) => assembled::line(assembly, serving),
+        }
+    }
+}
+
+fn served_by_nobody(name: &str) -> String {
+    format!(
+        "{name}: DOWN: no node serves it; start one of its nodes, or let another serve it (netdisk vdisk \
+         attach {name} --node NODE)"
+    )
 }
 
 /// One line that is true, with the cause and what to do when all is not well.
 fn line(mirror: &Mirror, serving: Option<&str>) -> String {
     let name = &mirror.name;
-    let Some(serving) = serving else {
-        return format!(
-            "{name}: DOWN: no node serves it; start one of its nodes, or let another serve it (netdisk vdisk \
-             attach {name} --node NODE)"
-        );
-    };
+    let Some(serving) = serving else { return served_by_nobody(name) };
     let in_sync = mirror.legs.iter().filter(|leg| leg.state == "in sync").count();
     let copies = format!("{in_sync} of {} copies in sync, served by {serving}", mirror.legs.len());
     let ill = mirror.legs.iter().filter(|leg| leg.state != "in sync");
@@ -182,11 +222,17 @@ fn line(mirror: &Mirror, serving: Option<&str>) -> String {
 
 // --- changing ---
 
-fn volume<'r>(rows: &'r ClusterRows, name: &str) -> anyhow::Result<(&'r VirtualDiskRow, &'r MirrorShape)> {
+fn row_of<'r>(rows: &'r ClusterRows, name: &str) -> anyhow::Result<(&'r VirtualDiskRow, &'r VolumeRow)> {
     let whole = find::virtual_disk(rows, name)?;
     let row = rows.volume(whole.id);
     let row = row.with_context(|| format!("{} lies on a disk, not on other virtual disks", whole.name))?;
-    let Shape::Mirror(mirror) = &row.shape;
+    Ok((whole, row))
+}
+
+fn volume<'r>(rows: &'r ClusterRows, name: &str) -> anyhow::Result<(&'r VirtualDiskRow, &'r MirrorShape)> {
+    let (whole, row) = row_of(rows, name)?;
+    let mirror = row.mirror();
+    let mirror = mirror.with_context(|| format!("{} is no mirror: it keeps its parts", whole.name))?;
     Ok((whole, mirror))
 }
 
@@ -265,6 +311,9 @@ fn plan_create(database: &Database, new: &Create, seed: [u8; 8]) -> anyhow::Resu
         "there is a virtual disk {} already: choose another name",
         new.name
     );
+    if !(new.concat.is_empty() && new.stripe.is_empty()) {
+        return assembled::plan_create(database, new);
+    }
     let count = new.on.len() + new.of.len();
     ensure!(
         (1..=LEGS_MAX).contains(&count),
@@ -319,7 +368,8 @@ fn plan_create(database: &Database, new: &Create, seed: [u8; 8]) -> anyhow::Resu
 
 fn plan_attach(database: &Database, it: &Attach, seed: [u8; 8]) -> anyhow::Result<Plan> {
     let rows = database.rows();
-    let (whole, mirror) = volume(rows, &it.name)?;
+    let (whole, row) = row_of(rows, &it.name)?;
+    let Some(mirror) = row.mirror() else { return assembled::plan_attach(database, whole, row, it) };
     let mut maker = maker(rows);
     let leg = match (&it.of, &it.on) {
         (Some(leg), _) => find::virtual_disk(rows, leg)?.id,
@@ -396,7 +446,7 @@ mod tests {
         arguments: T,
     }
 
-    fn parsed<T: clap::Args>(words: &[&str]) -> T {
+    pub(super) fn parsed<T: clap::Args>(words: &[&str]) -> T {
         let line = <Line<T> as clap::Parser>::try_parse_from(std::iter::once(&"x").chain(words));
         line.unwrap_or_else(|fault| panic!("{fault}")).arguments
     }

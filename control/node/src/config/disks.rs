@@ -6,15 +6,35 @@ use super::document::{
     VirtualDiskSection,
 };
 use super::{DiskMistake, Place, Row, RowMistake};
+use blockdev_proto::assembly::CHUNK_BYTES_USUAL;
 use blockdev_proto::geometry::{BlockBytes, DiskId, VOLUMES_MAX, VolumeId};
 use blockdev_proto::mapping::CANDIDATES_MAX;
 use blockdev_proto::mirror::LegState;
 use control_proto::rows::{
-    DISKS_MAX, DiskKind, DiskPort, DiskRow, LegRow, LostQuorum, MirrorShape, Shape, StaleReason,
+    DISKS_MAX, DiskKind, DiskPort, DiskRow, LegRow, LostQuorum, MirrorShape, Shape, StaleReason, StripeShape,
     VirtualDiskRow, VolumeRow,
 };
 use std::net::IpAddr;
 use transport_proto::identity::NodeId;
+
+impl VirtualDiskSection {
+    /// The lists of what it lies on; one, if it is well made and has no disk.
+    fn parts(&self) -> impl Iterator<Item = &Spanned<Vec<Spanned<Reference>>>> {
+        [&self.mirror, &self.concat, &self.stripe].into_iter().flatten()
+    }
+}
+
+fn new_mirror(name: &str, id: VolumeId, parts: &[VolumeId]) -> MirrorShape {
+    let leg = |(place, volume): (usize, &VolumeId)| LegRow {
+        volume: *volume,
+        identity: place as u64 + 1,
+        state: if place == 0 { LegState::InSync } else { LegState::Stale },
+        why: StaleReason::New,
+    };
+    // The same on each node that is founded by the same file.
+    let instance = u64::from(crc32c::crc32c(name.as_bytes())) << 32 | u64::from(id.0);
+    MirrorShape { instance, fresh: true, legs: parts.iter().enumerate().map(leg).collect() }
+}
 
 impl Check<'_> {
     pub(super) fn read_disks(&mut self, sections: &[Spanned<DiskSection>]) -> Vec<DiskRow> {
@@ -204,8 +224,15 @@ impl Check<'_> {
         disks: &[DiskRow],
         place: Place,
     ) -> Vec<(NodeId, DiskId)> {
-        if let Some(mirror) = &virtual_disk.mirror {
-            return self.mirror_candidates(virtual_disk, mirror);
+        if virtual_disk.chunk.is_some() && virtual_disk.stripe.is_none() {
+            self.fault(place, DiskMistake::ChunkOfNoStripe);
+        }
+        let mut parts = virtual_disk.parts();
+        if let Some(first) = parts.next() {
+            if let Some(second) = parts.next() {
+                self.fault_at(second, DiskMistake::TwoWays);
+            }
+            return self.volume_candidates(virtual_disk, first);
         }
         if let Some(nodes) = &virtual_disk.nodes {
             self.fault_at(nodes, DiskMistake::NodesOfDisk);
@@ -232,24 +259,25 @@ impl Check<'_> {
         }
     }
 
-    /// Who serves a mirror: the nodes that it names, each of which reaches the legs as every node does.
-    fn mirror_candidates(
+    /// Who serves a volume on others: the nodes that it names, each of which reaches the parts as every node
+    /// does.
+    fn volume_candidates(
         &mut self,
         virtual_disk: &VirtualDiskSection,
-        mirror: &Spanned<Vec<Spanned<Reference>>>,
+        parts: &Spanned<Vec<Spanned<Reference>>>,
     ) -> Vec<(NodeId, DiskId)> {
         if virtual_disk.disk.is_some() || virtual_disk.primary.is_some() {
-            self.fault_at(mirror, DiskMistake::TwoWays);
+            self.fault_at(parts, DiskMistake::TwoWays);
         }
         let Some(nodes) = &virtual_disk.nodes else {
-            self.fault_at(mirror, DiskMistake::NoNodes);
+            self.fault_at(parts, DiskMistake::NoNodes);
             return Vec::new();
         };
         let nodes = self.selected_nodes(nodes.get_ref());
         nodes.into_iter().map(|node| (node, DiskId::PARTS)).collect()
     }
 
-    /// What the virtual disks that are mirrors lie on: a new one is copied from the first leg.
+    /// What the virtual disks that have no disk lie on. A new mirror is copied from the first leg.
     pub(super) fn read_volumes(
         &mut self,
         sections: &[Spanned<VirtualDiskSection>],
@@ -257,19 +285,22 @@ impl Check<'_> {
     ) -> Vec<VolumeRow> {
         let mut rows = Vec::new();
         for section in sections {
-            let Some(mirror) = &section.get_ref().mirror else { continue };
-            let name = section.get_ref().name.get_ref();
+            let virtual_disk = section.get_ref();
+            let Some(parts) = virtual_disk.parts().next() else { continue };
+            let name = virtual_disk.name.get_ref();
             let Some(whole) = disks.iter().find(|row| row.name == *name) else { continue };
-            let mut legs = Vec::new();
-            for reference in mirror.get_ref() {
-                let Some(volume) = self.virtual_disk(reference, disks) else { continue };
-                let state = if legs.is_empty() { LegState::InSync } else { LegState::Stale };
-                let identity = legs.len() as u64 + 1;
-                legs.push(LegRow { volume, identity, state, why: StaleReason::New });
-            }
-            // The same on each node that is founded by the same file.
-            let instance = u64::from(crc32c::crc32c(name.as_bytes())) << 32 | u64::from(whole.id.0);
-            let shape = Shape::Mirror(MirrorShape { instance, fresh: true, legs });
+            let parts: Vec<VolumeId> =
+                parts.get_ref().iter().filter_map(|part| self.virtual_disk(part, disks)).collect();
+            let shape = if virtual_disk.mirror.is_some() {
+                Shape::Mirror(new_mirror(name, whole.id, &parts))
+            } else if virtual_disk.concat.is_some() {
+                Shape::Concatenation(parts)
+            } else {
+                let chunk = virtual_disk.chunk.as_ref().map(|chunk| chunk.get_ref().0);
+                let chunk_bytes =
+                    chunk.map_or(CHUNK_BYTES_USUAL, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+                Shape::Stripe(StripeShape { chunk_bytes, parts })
+            };
             rows.push(VolumeRow { volume: whole.id, shape });
         }
         rows

@@ -154,6 +154,9 @@ pub(super) struct VirtualDiskSection {
     #[serde(default)]
     pub(super) others: Vec<Spanned<CandidateSection>>,
     pub(super) mirror: Option<Spanned<Vec<Spanned<Reference>>>>,
+    pub(super) concat: Option<Spanned<Vec<Spanned<Reference>>>>,
+    pub(super) stripe: Option<Spanned<Vec<Spanned<Reference>>>>,
+    pub(super) chunk: Option<Spanned<Size>>,
     pub(super) nodes: Option<Spanned<Selection>>,
 }
 

@@ -328,6 +328,7 @@ pub enum DiskMistake {
     NoDisk,
     NoNodes,
     NodesOfDisk,
+    ChunkOfNoStripe,
     TwoWays,
     NoPort { node: String, disk: String },
     OtherMedium { primary: String, other: String },
@@ -372,13 +373,17 @@ impl fmt::Display for DiskMistake {
                 )
             }
             DiskMistake::NoNodes => {
-                write!(f, "nobody could serve the mirror: add nodes = [\"…\"], the primary first")
+                write!(f, "nobody could serve the volume: add nodes = [\"…\"], the primary first")
             }
             DiskMistake::NodesOfDisk => {
-                write!(f, "nodes are for a mirror: who serves from a disk is said by the disk, or by primary")
+                write!(
+                    f,
+                    "nodes are for a mirror, concat or stripe: a disk or a primary says itself who serves"
+                )
             }
+            DiskMistake::ChunkOfNoStripe => write!(f, "chunk is for a stripe: leave it out"),
             DiskMistake::TwoWays => {
-                write!(f, "disk and primary/secondary/others are both given: keep one way")
+                write!(f, "disk, primary, mirror, concat, stripe: more than one is given, keep one way")
             }
             DiskMistake::NoPort { node, disk } => {
                 write!(

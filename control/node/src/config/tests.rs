@@ -233,11 +233,7 @@ fn mistakes_about_disks_are_told_with_line_and_remedy() {
         (vd, "disk = \"disk9\"".into(), "24:8: there is no disk \"disk9\": add it"),
         (vd, "disk = 4".into(), "24:8: there is no disk 4: add it"),
         (vd, String::new(), "22:8: the virtual disk has no disk: add disk"),
-        (
-            vd,
-            format!("{vd}\nprimary = {{ node = 1, disk = 1 }}"),
-            "24:8: disk and primary/secondary/others are both",
-        ),
+        (vd, format!("{vd}\nprimary = {{ node = 1, disk = 1 }}"), "24:8: disk, primary, mirror"),
         (vd, "primary = { node = 3, disk = 1 }".into(), "24:20: node3 does not reach disk disk1: add it to"),
         (
             vd,
@@ -433,4 +429,55 @@ fn a_mirror_in_a_file_lies_on_virtual_disks_that_nobody_else_gets() {
         refused("disk = 2\n        [[virtual_disk]]", "disk = 2\n nodes = [2]\n[[virtual_disk]]")
             .contains("for a mirror")
     );
+}
+
+// proves: B9 C2
+#[test]
+fn a_stripe_of_mirrors_and_a_concatenation_in_a_file_are_written_as_they_were_read() {
+    let mut text = String::from(
+        r#"
+        [cluster]
+        name = "one"
+        [[node]]
+        id = 1
+        [[virtual_disk]]
+        name = "s"
+        size = "3MiB"
+        stripe = ["m", "plain"]
+        chunk = "128KiB"
+        nodes = [1]
+        [[virtual_disk]]
+        name = "m"
+        size = "2MiB"
+        mirror = ["d1", "d2"]
+        nodes = [1]
+        [[virtual_disk]]
+        name = "c"
+        size = "5MiB"
+        concat = ["d3", "d4"]
+        nodes = [1]
+        "#,
+    );
+    for (number, name) in ["d1", "d2", "d3", "d4", "plain"].iter().enumerate() {
+        let id = number + 1;
+        text += &format!("[[disk]]\nid = {id}\nnodes = [1]\nkind = \"memory\"\n");
+        text += &format!("[[virtual_disk]]\nname = \"{name}\"\nsize = \"3MiB\"\ndisk = {id}\n");
+    }
+    let read = |text: &str| Config::parse_rows(std::path::Path::new("s.toml"), text);
+    let rows = read(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    let storeys = |name: &str| rows.storeys(rows.virtual_disk_named(name).expect("configured").id);
+    assert_eq!([storeys("s"), storeys("m"), storeys("c"), storeys("d1")], [2, 1, 1, 0]);
+    let written = crate::config::to_toml(&rows);
+    assert!(written.contains("chunk = \"128KiB\""), "{written}");
+    assert_eq!(read(&written).unwrap_or_else(|faults| panic!("{faults}")), rows);
+    let refused = |from: &str, to: &str| match read(&text.replace(from, to)) {
+        Ok(_) => panic!("{to} was taken"),
+        Err(faults) => faults.to_string(),
+    };
+    assert!(refused("\"128KiB\"", "\"100KiB\"").contains("power of two"));
+    assert!(refused("size = \"5MiB\"", "size = \"7MiB\"").contains("do not fit"));
+    assert!(refused("[\"d3\", \"d4\"]", "[\"s\", \"d4\"]").contains("3 volumes would lie on one another"));
+    assert!(refused("[\"d1\", \"d2\"]", "[\"s\", \"d2\"]").contains("lie on itself"));
+    assert!(refused("concat =", "chunk = \"64KiB\"\nconcat =").contains("chunk is for a stripe"));
+    assert!(refused("concat =", "stripe = [\"d3\"]\nconcat =").contains("keep one way"));
 }

@@ -2,12 +2,12 @@
 //! not in it. Every id and address is written out, so that nothing depends on the order of the file.
 
 use super::document::{DiskKindName, LostQuorumName, RailKind, SpreadName};
-use blockdev_proto::geometry::DiskId;
+use blockdev_proto::geometry::{DiskId, VolumeId};
 use blockdev_proto::mirror::LegState;
 use control_proto::ccd::{Row, RowKey};
 use control_proto::rows::{
-    ClusterRows, DiskKind, DiskRow, LegRow, LinkRow, LostQuorum, NbdRow, NodeRow, PermissionRow, RailAddress,
-    RailRow, Shape, VirtualDiskRow, VolumeRow,
+    ClusterRows, DiskKind, DiskRow, LegRow, LinkRow, LostQuorum, MirrorShape, NbdRow, NodeRow, PermissionRow,
+    RailAddress, RailRow, Shape, VirtualDiskRow, VolumeRow,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -124,6 +124,12 @@ struct VirtualDisk {
     others: Vec<Candidate>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     mirror: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    concat: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stripe: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunk: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     nodes: Vec<String>,
 }
@@ -305,6 +311,17 @@ fn virtual_disk(rows: &ClusterRows, row: &VirtualDiskRow) -> VirtualDisk {
         node: rows.node_name(*node),
         disk: rows.disk(*disk).map_or_else(|| disk.0.to_string(), |row| row.name.clone()),
     });
+    let (mut mirror, mut concat, mut stripe, mut chunk) = (Vec::new(), Vec::new(), Vec::new(), None);
+    let named = |parts: &[VolumeId]| parts.iter().map(|part| volume_name(rows, *part)).collect();
+    match rows.volume(row.id).map(|volume| &volume.shape) {
+        Some(Shape::Mirror(shape)) => mirror = legs(rows, shape),
+        Some(Shape::Concatenation(parts)) => concat = named(parts),
+        Some(Shape::Stripe(shape)) => {
+            stripe = named(&shape.parts);
+            chunk = Some(size_text(u64::from(shape.chunk_bytes)));
+        }
+        None => {}
+    }
     VirtualDisk {
         id: row.id.0,
         name: row.name.clone(),
@@ -318,7 +335,10 @@ fn virtual_disk(rows: &ClusterRows, row: &VirtualDiskRow) -> VirtualDisk {
         primary: candidates.next(),
         secondary: candidates.next(),
         others: candidates.collect(),
-        mirror: rows.volume(row.id).map_or(Vec::new(), |volume| legs(rows, volume)),
+        mirror,
+        concat,
+        stripe,
+        chunk,
         nodes: match rows.volume(row.id) {
             Some(_) => names(rows, row.candidates.iter().map(|(node, _)| *node)),
             None => Vec::new(),
@@ -327,8 +347,7 @@ fn virtual_disk(rows: &ClusterRows, row: &VirtualDiskRow) -> VirtualDisk {
 }
 
 /// The legs of a mirror, those in sync first: a file makes a new mirror, which is copied from the first.
-fn legs(rows: &ClusterRows, row: &VolumeRow) -> Vec<String> {
-    let Shape::Mirror(mirror) = &row.shape;
+fn legs(rows: &ClusterRows, mirror: &MirrorShape) -> Vec<String> {
     let mut legs: Vec<&LegRow> = mirror.legs.iter().collect();
     legs.sort_by_key(|leg| leg.state != LegState::InSync);
     legs.into_iter().map(|leg| volume_name(rows, leg.volume)).collect()
@@ -337,7 +356,14 @@ fn legs(rows: &ClusterRows, row: &VolumeRow) -> Vec<String> {
 #[derive(Serialize)]
 struct VolumeText {
     virtual_disk: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     legs: Vec<LegText>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    concat: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stripe: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunk: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -349,7 +375,6 @@ struct LegText {
 }
 
 fn volume(rows: &ClusterRows, row: &VolumeRow) -> VolumeText {
-    let Shape::Mirror(mirror) = &row.shape;
     let leg = |leg: &LegRow| {
         let (state, why) = match leg.state {
             LegState::InSync => ("in sync", None),
@@ -357,8 +382,23 @@ fn volume(rows: &ClusterRows, row: &VolumeRow) -> VolumeText {
         };
         LegText { virtual_disk: volume_name(rows, leg.volume), state, why }
     };
-    let legs = mirror.legs.iter().map(leg).collect();
-    VolumeText { virtual_disk: volume_name(rows, row.volume), legs }
+    let mut text = VolumeText {
+        virtual_disk: volume_name(rows, row.volume),
+        legs: Vec::new(),
+        concat: Vec::new(),
+        stripe: Vec::new(),
+        chunk: None,
+    };
+    let names = row.parts().map(|part| volume_name(rows, part)).collect();
+    match &row.shape {
+        Shape::Mirror(mirror) => text.legs = mirror.legs.iter().map(leg).collect(),
+        Shape::Concatenation(_) => text.concat = names,
+        Shape::Stripe(stripe) => {
+            text.stripe = names;
+            text.chunk = Some(size_text(u64::from(stripe.chunk_bytes)));
+        }
+    }
+    text
 }
 
 fn permission(rows: &ClusterRows, row: &PermissionRow) -> Permission {

@@ -71,7 +71,9 @@ impl<R: ProtocolRules> Database<R> {
         if self.view().serving(volume) != Some(by.node) || !self.membership.has(by) {
             return Err(Refusal::NotServing { node: by.node, volume });
         }
-        let Shape::Mirror(mut mirror) = before.shape.clone();
+        let Shape::Mirror(mut mirror) = before.shape.clone() else {
+            return Err(Refusal::NoSuchRow { key });
+        };
         mirror.change(volume, change)?;
         let after = VolumeRow { volume, shape: Shape::Mirror(mirror) };
         Arc::make_mut(&mut self.rows).put(Row::Volume(after.clone()));
@@ -83,7 +85,15 @@ impl<R: ProtocolRules> Database<R> {
     /// A row that is written by hand: what only the node that serves can know stays as it is.
     pub(super) fn check_volume(&self, row: &VolumeRow) -> Result<(), Refusal> {
         let Some(known) = self.rows.volume(row.volume) else { return Ok(()) };
-        let (Shape::Mirror(known), Shape::Mirror(wanted)) = (&known.shape, &row.shape);
+        let (known, wanted) = match (&known.shape, &row.shape) {
+            (Shape::Mirror(known), Shape::Mirror(wanted)) => (known, wanted),
+            // What is added comes after all bytes there are.
+            (Shape::Concatenation(known), Shape::Concatenation(wanted)) if wanted.starts_with(known) => {
+                return Ok(());
+            }
+            (known, wanted) if known == wanted => return Ok(()),
+            _ => return Err(Refusal::PartsFixed { volume: row.volume }),
+        };
         if (known.instance, known.fresh) != (wanted.instance, wanted.fresh) {
             return Err(Refusal::NotByHand { key: RowKey::Volume(row.volume) });
         }
@@ -181,9 +191,7 @@ mod tests {
         bench.give(says(1, in_sync)).result.expect("it serves");
         bench.give(says(1, stale(1))).result.expect("another is in sync");
         assert!(bench.refusal(says(1, stale(2))).contains("last"));
-        let Some(Shape::Mirror(mirror)) = bench.database.rows().volume(MIRROR).map(|row| &row.shape) else {
-            panic!("it is there")
-        };
+        let mirror = bench.database.rows().volume(MIRROR).and_then(VolumeRow::mirror).expect("it is there");
         assert_eq!(mirror.in_sync().map(|leg| leg.volume.0).collect::<Vec<_>>(), [2]);
         let unknown = MirrorChange::InSync { leg: VolumeId(7) };
         assert!(bench.refusal(says(1, unknown)).contains("no leg"));
@@ -216,7 +224,7 @@ mod tests {
         assert!(twice.contains("twice"), "{twice}");
         let itself = vec![leg(1, LegState::InSync), leg(5, LegState::Stale)];
         let itself = bench.refusal(Change::Rows(vec![row(itself)]));
-        assert!(itself.contains("lies on others"), "{itself}");
+        assert!(itself.contains("on itself"), "{itself}");
         let removed = vec![RowChange::Remove(RowKey::VirtualDisk(VolumeId(2)))];
         let removed = bench.refusal(Change::Prepare { changes: removed, deadline_ms: 900, hold: false });
         assert!(removed.contains("still used"), "{removed}");

@@ -37,6 +37,8 @@ pub enum Refusal {
     BlockFixed { name: String },
     FormatVersion { table: Table, found: u16, known: u16 },
     MirrorSize { name: String },
+    PartSize { name: String },
+    PartsFixed { volume: VolumeId },
     LegByHand { volume: VolumeId, leg: VolumeId },
     NoLeg { volume: VolumeId, leg: VolumeId },
     LastLeg { volume: VolumeId, leg: VolumeId },
@@ -94,6 +96,8 @@ impl fmt::Display for Refusal {
             | Refusal::BlockFixed { .. }
             | Refusal::FormatVersion { .. }
             | Refusal::MirrorSize { .. }
+            | Refusal::PartSize { .. }
+            | Refusal::PartsFixed { .. }
             | Refusal::LegByHand { .. }
             | Refusal::NoLeg { .. }
             | Refusal::LastLeg { .. }
@@ -199,9 +203,26 @@ impl Refusal {
                 "{key} is just being changed by reconfiguration {}: wait for its end, or cancel it",
                 by.0
             ),
+            _ => self.fmt_volumes(f),
+        }
+    }
+
+    fn fmt_volumes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Refusal::MirrorSize { name } => {
                 write!(f, "{name} is a mirror and keeps its size: make a larger one and copy")
             }
+            Refusal::PartSize { name } => write!(
+                f,
+                "{name} is followed by others in a concatenation and keeps its size: grow the last one, or \
+                 add another (netdisk volume attach)"
+            ),
+            Refusal::PartsFixed { volume } => write!(
+                f,
+                "volume {} keeps its kind, its chunk and its parts in their order, or its bytes would be \
+                 elsewhere: make another one and copy",
+                volume.0
+            ),
             Refusal::LegByHand { volume, leg } => write!(
                 f,
                 "leg {} of volume {} cannot be called in sync by hand: it becomes so by being copied to",
@@ -335,7 +356,7 @@ coded! {
         20 = BlockFixed { name }, 21 = FormatVersion { table, found, known },
         22 = NeedsReconfiguration { key }, 23 = Busy { key, by }, 24 = LegByHand { volume, leg },
         25 = NoLeg { volume, leg }, 26 = LastLeg { volume, leg }, 27 = NotServing { node, volume },
-        28 = MirrorSize { name },
+        28 = MirrorSize { name }, 29 = PartSize { name }, 60 = PartsFixed { volume },
         30 = NothingToSynchronise, 31 = BadDeadline { deadline_ms, most },
         32 = TooManyReconfigurations { most }, 33 = NoMembers, 34 = NoReconfiguration { id },
         35 = Decided { id, phase }, 36 = NotAsked { id, member }, 37 = NotHeld { id },

@@ -9,7 +9,7 @@ use crate::codec::coded;
 use crate::rows::{
     ClusterRows, DiskKind, DiskPort, DiskRow, LegRow, LinkNumber, LinkRow, LostQuorum, MembershipTimes,
     MirrorShape, NbdAddress, NbdRow, NodeRow, PermissionRow, RailAddress, RailEnd, RailRow, Shape,
-    StaleReason, VirtualDiskRow, VolumeRow,
+    StaleReason, StripeShape, VirtualDiskRow, VolumeRow,
 };
 use crate::view::{BrokenPath, Member};
 use alloc::string::String;
@@ -375,6 +375,7 @@ coded! {
     struct PermissionRow { volume, owner, group, mode, nodes }
     struct VolumeRow { volume, shape }
     struct MirrorShape { instance, fresh, legs }
+    struct StripeShape { chunk_bytes, parts }
     struct LegRow { volume, identity, state, why }
     struct NbdRow { node, listen, exports }
     struct SettingsRow { name, spread, memory_budget_bytes, connectivity, membership }
@@ -401,7 +402,7 @@ coded! {
     enum LostQuorum { 1 = Suspend, 2 = Fail }
     enum LegState { 1 = InSync, 2 = Stale }
     enum StaleReason { 1 = New, 2 = Unreachable, 3 = Failed, 4 = Lost, 5 = Operator }
-    enum Shape { 1 = Mirror(shape) }
+    enum Shape { 1 = Mirror(shape), 2 = Concatenation(parts), 3 = Stripe(shape) }
     enum Spread {
         1 = Single, 2 = Home, 3 = RoundRobin, 4 = LeastInFlight, 5 = LowestLatency, 6 = Stripe
     }

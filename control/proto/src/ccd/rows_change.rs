@@ -10,6 +10,7 @@ use super::refusal::Refusal;
 use super::row::{Row, RowChange, RowKey, Table};
 use super::token::{TOKENS_MAX, TokenHash, TokenRow, TokenUse};
 use crate::protocol_rules::ProtocolRules;
+use crate::rows::Shape;
 use crate::rules::{self, RowFault};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -206,8 +207,11 @@ impl<R: ProtocolRules> Database<R> {
                     size_bytes: known.size_bytes,
                     wanted_bytes: row.size_bytes,
                 }),
-                Some(known) if row.size_bytes != known.size_bytes && self.rows.volume(row.id).is_some() => {
+                Some(known) if row.size_bytes != known.size_bytes && self.is_mirror(row.id) => {
                     Err(Refusal::MirrorSize { name: known.name.clone() })
+                }
+                Some(known) if row.size_bytes != known.size_bytes && self.others_follow(row.id) => {
+                    Err(Refusal::PartSize { name: known.name.clone() })
                 }
                 Some(known) if row.block_bytes != known.block_bytes => {
                     Err(Refusal::BlockFixed { name: known.name.clone() })
@@ -216,6 +220,16 @@ impl<R: ProtocolRules> Database<R> {
             },
             _ => Ok(()),
         }
+    }
+
+    fn is_mirror(&self, volume: VolumeId) -> bool {
+        self.rows.volume(volume).is_some_and(|row| row.mirror().is_some())
+    }
+
+    /// Whether it is a part of a concatenation and others come after it, whose bytes would move with its end.
+    fn others_follow(&self, part: VolumeId) -> bool {
+        let whole = self.rows.whole_of(part).map(|row| &row.shape);
+        matches!(whole, Some(Shape::Concatenation(parts)) if parts.last() != Some(&part))
     }
 
     /// What is wrong with the rows as they are now, as far as these changes can have made it so.

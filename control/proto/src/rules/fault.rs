@@ -6,7 +6,9 @@ use crate::rows::{
     LinkNumber, MEMORY_BUDGET_BYTES_MIN, NAME_BYTES_MAX, PATH_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
 };
 use alloc::string::String;
+use blockdev_proto::assembly::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PARTS_MAX};
 use blockdev_proto::geometry::{BlockBytes, VOLUMES_MAX};
+use blockdev_proto::lanes::STOREYS_MAX;
 use blockdev_proto::mapping::CANDIDATES_MAX;
 use blockdev_proto::mirror::{LEGS_MAX, RECORD_BYTES};
 use core::fmt;
@@ -93,7 +95,8 @@ pub enum RowFault {
     HasDisk { name: String },
     NoParts { name: String },
     PartTwice { part: String },
-    PartOfParts { part: String },
+    PartOfItself { part: String },
+    TooHigh { name: String, storeys: usize },
     PartTaken { part: String, by: String, other: RowKey },
     PartExported { part: String, at: String },
     TooManyLegs { found: usize },
@@ -102,6 +105,10 @@ pub enum RowFault {
     LegTooSmall { part: String, size_bytes: u64, needed_bytes: u64 },
     LegBlock { part: String, block_bytes: u32 },
     LegReadOnly { part: String },
+    PartCount { found: usize },
+    BadChunk { chunk_bytes: u32 },
+    PartTooSmall { part: String },
+    PartsTooSmall { size_bytes: u64, capacity_bytes: u64 },
     // Values.
     BadMode { mode: u32 },
     BadSocketPath { path: String },
@@ -138,7 +145,8 @@ impl fmt::Display for RowFault {
             RowFault::HasDisk { .. }
             | RowFault::NoParts { .. }
             | RowFault::PartTwice { .. }
-            | RowFault::PartOfParts { .. }
+            | RowFault::PartOfItself { .. }
+            | RowFault::TooHigh { .. }
             | RowFault::PartTaken { .. }
             | RowFault::PartExported { .. }
             | RowFault::TooManyLegs { .. }
@@ -146,7 +154,11 @@ impl fmt::Display for RowFault {
             | RowFault::BlockTooLarge { .. }
             | RowFault::LegTooSmall { .. }
             | RowFault::LegBlock { .. }
-            | RowFault::LegReadOnly { .. } => self.fmt_volume(f),
+            | RowFault::LegReadOnly { .. }
+            | RowFault::PartCount { .. }
+            | RowFault::BadChunk { .. }
+            | RowFault::PartTooSmall { .. }
+            | RowFault::PartsTooSmall { .. } => self.fmt_volume(f),
             _ => self.fmt_disk_or_value(f),
         }
     }
@@ -242,9 +254,14 @@ impl RowFault {
                 "{name} has no disk and lies on no parts either: name a disk, or make it with netdisk volume"
             ),
             RowFault::PartTwice { part } => write!(f, "{part} is named twice: a part serves once"),
-            RowFault::PartOfParts { part } => {
-                write!(f, "{part} lies on others itself: name virtual disks that have a disk")
+            RowFault::PartOfItself { part } => {
+                write!(f, "by way of {part} the volume would lie on itself: leave {part} out")
             }
+            RowFault::TooHigh { name, storeys } => write!(
+                f,
+                "with {name} {storeys} volumes would lie on one another, and {STOREYS_MAX} is the limit: \
+                 name virtual disks that lie on disks"
+            ),
             RowFault::PartTaken { part, by, .. } => {
                 write!(f, "{part} is already a part of {by}: take another one")
             }
@@ -269,10 +286,26 @@ impl RowFault {
             ),
             RowFault::LegBlock { part, block_bytes } => write!(
                 f,
-                "{part} has blocks of {block_bytes} bytes, larger than the mirror's: use a larger block for \
-                 the mirror"
+                "{part} has blocks of {block_bytes} bytes, larger than the volume's: use a larger block \
+                 for the volume"
             ),
-            RowFault::LegReadOnly { part } => write!(f, "{part} is read only: a leg is written"),
+            RowFault::LegReadOnly { part } => write!(f, "{part} is read only: a part is written"),
+            RowFault::PartCount { found } => {
+                write!(f, "{found} parts: a concatenation has 1 to {PARTS_MAX}, a stripe 2 to {PARTS_MAX}")
+            }
+            RowFault::BadChunk { chunk_bytes } => write!(
+                f,
+                "a chunk of {chunk_bytes} bytes will not do: use a power of two from {CHUNK_BYTES_MIN} to \
+                 {CHUNK_BYTES_MAX}, not less than a block"
+            ),
+            RowFault::PartTooSmall { part } => {
+                write!(f, "{part} has no room for one block or chunk: take a larger one")
+            }
+            RowFault::PartsTooSmall { size_bytes, capacity_bytes } => write!(
+                f,
+                "{size_bytes} bytes do not fit, the parts have {capacity_bytes} in whole blocks and chunks: \
+                 take larger parts, or make the volume smaller"
+            ),
             _ => Ok(()),
         }
     }
@@ -355,10 +388,12 @@ coded! {
         46 = DiskTaken { disk, by, other }, 47 = NotReached { node, disk },
         48 = OtherMedium { primary, other }, 49 = SizeZero,
         50 = SizeNotBlocks { size_bytes, block_bytes }, 70 = HasDisk { name }, 71 = NoParts { name },
-        72 = PartTwice { part }, 73 = PartOfParts { part }, 74 = PartTaken { part, by, other },
+        72 = PartTwice { part }, 73 = PartOfItself { part }, 74 = PartTaken { part, by, other },
         75 = PartExported { part, at }, 76 = TooManyLegs { found }, 77 = LegsInSync { found },
         78 = BlockTooLarge { block_bytes }, 79 = LegTooSmall { part, size_bytes, needed_bytes },
-        80 = LegBlock { part, block_bytes }, 81 = LegReadOnly { part }, 60 = BadMode { mode },
+        80 = LegBlock { part, block_bytes }, 81 = LegReadOnly { part }, 82 = TooHigh { name, storeys },
+        83 = PartCount { found }, 84 = BadChunk { chunk_bytes }, 85 = PartTooSmall { part },
+        86 = PartsTooSmall { size_bytes, capacity_bytes }, 60 = BadMode { mode },
         61 = BadSocketPath { path }, 62 = BudgetTooSmall { bytes }, 63 = OutOfRange { key },
         64 = SuspectTooLong
     }

@@ -5,7 +5,9 @@ use crate::ccd::{RowKey, Table};
 use crate::rows::{ClusterRows, MirrorShape, Shape, VirtualDiskRow, VolumeRow};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use blockdev_proto::assembly::ArrangementFault;
 use blockdev_proto::geometry::{DiskId, VOLUMES_MAX, VolumeId};
+use blockdev_proto::lanes::STOREYS_MAX;
 use blockdev_proto::mirror::{LEGS_MAX, RECORD_BYTES, leg_bytes};
 
 fn name(rows: &ClusterRows, volume: VolumeId) -> String {
@@ -33,8 +35,26 @@ pub(super) fn check_volume(rows: &ClusterRows, row: &VolumeRow, out: &mut Vec<Ro
         seen.push(part);
         check_part(rows, row, part, out);
     }
-    let Shape::Mirror(mirror) = &row.shape;
-    check_mirror(rows, whole, mirror, out);
+    check_storeys(rows, whole, out);
+    match &row.shape {
+        Shape::Mirror(mirror) => check_mirror(rows, whole, mirror, out),
+        Shape::Concatenation(_) | Shape::Stripe(_) => check_assembly(rows, whole, row, out),
+    }
+}
+
+/// Volumes that lie on this virtual disk, one on the other.
+fn wholes_over(rows: &ClusterRows, volume: VolumeId) -> impl Iterator<Item = VolumeId> {
+    let over = |part: &VolumeId| rows.whole_of(*part).map(|row| row.volume);
+    core::iter::successors(over(&volume), over).take(rows.volumes.len())
+}
+
+/// For no more storeys there are lanes, see [`blockdev_proto::lanes`].
+fn check_storeys(rows: &ClusterRows, whole: &VirtualDiskRow, out: &mut Vec<RowFault>) {
+    let storeys = wholes_over(rows, whole.id).count() + rows.storeys(whole.id);
+    let is_known = out.iter().any(|fault| matches!(fault, RowFault::PartOfItself { .. }));
+    if storeys > STOREYS_MAX && !is_known {
+        out.push(RowFault::TooHigh { name: whole.name.clone(), storeys });
+    }
 }
 
 /// A virtual disk that another lies on is nobody else's.
@@ -43,8 +63,8 @@ fn check_part(rows: &ClusterRows, row: &VolumeRow, part: VolumeId, out: &mut Vec
         let reference = part.0.to_string();
         return out.push(RowFault::Dangling { table: Table::VirtualDisks, reference });
     };
-    if lies_on_parts(below) {
-        return out.push(RowFault::PartOfParts { part: below.name.clone() });
+    if part == row.volume || wholes_over(rows, row.volume).any(|over| over == part) {
+        return out.push(RowFault::PartOfItself { part: below.name.clone() });
     }
     let other =
         rows.volumes.iter().find(|other| other.volume != row.volume && other.parts().any(|one| one == part));
@@ -81,6 +101,36 @@ fn check_mirror(rows: &ClusterRows, whole: &VirtualDiskRow, mirror: &MirrorShape
             out.push(RowFault::LegBlock { part, block_bytes });
         }
         if below.read_only {
+            out.push(RowFault::LegReadOnly { part: below.name.clone() });
+        }
+    }
+}
+
+fn check_assembly(rows: &ClusterRows, whole: &VirtualDiskRow, row: &VolumeRow, out: &mut Vec<RowFault>) {
+    match rows.arrangement(row) {
+        Some(Ok(arrangement)) if arrangement.capacity() < whole.size_bytes => {
+            let (size_bytes, capacity_bytes) = (whole.size_bytes, arrangement.capacity());
+            out.push(RowFault::PartsTooSmall { size_bytes, capacity_bytes });
+        }
+        Some(Err(fault)) => out.push(match fault {
+            ArrangementFault::PartCount { found } => RowFault::PartCount { found },
+            ArrangementFault::Chunk { found } => RowFault::BadChunk { chunk_bytes: found },
+            ArrangementFault::PartTooSmall { place } => {
+                let part = row.parts().nth(place).map_or(String::new(), |part| name(rows, part));
+                RowFault::PartTooSmall { part }
+            }
+            ArrangementFault::TooLarge => {
+                RowFault::PartsTooSmall { size_bytes: whole.size_bytes, capacity_bytes: u64::MAX }
+            }
+        }),
+        Some(Ok(_)) | None => {}
+    }
+    for below in row.parts().filter_map(|part| rows.virtual_disk(part)) {
+        if below.block_bytes > whole.block_bytes {
+            let (part, block_bytes) = (below.name.clone(), below.block_bytes.get());
+            out.push(RowFault::LegBlock { part, block_bytes });
+        }
+        if below.read_only && !whole.read_only {
             out.push(RowFault::LegReadOnly { part: below.name.clone() });
         }
     }

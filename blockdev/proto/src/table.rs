@@ -1,7 +1,15 @@
 //! Things under way, by number: the place of one that ended is used again, under another generation.
 
-use super::IoId;
 use alloc::vec::Vec;
+
+/// A request of a volume to a virtual disk that it lies on; given back once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IoId {
+    /// Dense number, for the caller's own table.
+    pub index: u32,
+    /// Which use of that number.
+    pub generation: u32,
+}
 
 #[derive(Debug)]
 struct Place<T> {
@@ -11,7 +19,7 @@ struct Place<T> {
 
 /// Values by number.
 #[derive(Debug)]
-pub(super) struct Table<T> {
+pub(crate) struct Table<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
 }
@@ -23,7 +31,7 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    pub(super) fn insert(&mut self, value: T) -> IoId {
+    pub(crate) fn insert(&mut self, value: T) -> IoId {
         let index = self.free.pop().unwrap_or(self.places.len() as u32);
         if index as usize == self.places.len() {
             self.places.push(Place { value: None, generation: 0 });
@@ -34,7 +42,7 @@ impl<T> Table<T> {
     }
 
     /// Takes a value out; `None` if that use of the number is over.
-    pub(super) fn remove(&mut self, id: IoId) -> Option<T> {
+    pub(crate) fn remove(&mut self, id: IoId) -> Option<T> {
         let place =
             self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
         let value = place.value.take()?;
@@ -43,35 +51,35 @@ impl<T> Table<T> {
         Some(value)
     }
 
-    pub(super) fn take(&mut self, index: u32) -> Option<T> {
+    pub(crate) fn take(&mut self, index: u32) -> Option<T> {
         let generation = self.places.get(index as usize)?.generation;
         self.remove(IoId { index, generation })
     }
 
-    pub(super) fn get(&self, index: u32) -> Option<&T> {
+    pub(crate) fn get(&self, index: u32) -> Option<&T> {
         self.places.get(index as usize)?.value.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         self.places.get_mut(index as usize)?.value.as_mut()
     }
 
     /// All of them with their numbers.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         let numbered = self.places.iter().enumerate();
         numbered.filter_map(|(index, place)| place.value.as_ref().map(|value| (index as u32, value)))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Everything ends.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         for index in 0..self.places.len() as u32 {
             self.take(index);
         }
