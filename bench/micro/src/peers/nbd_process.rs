@@ -1,11 +1,13 @@
 //! NBD servers of others, each a process on a UNIX socket with a disk in memory.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::Tool;
 use super::nbd_server::{NbdServer, RunningNbdServer};
@@ -15,6 +17,7 @@ use crate::scratch::ScratchFolder;
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Between two looks whether it does.
 const START_LOOK_EVERY: Duration = Duration::from_millis(5);
+const PID_FILE: &str = "pid";
 /// Files here are memory.
 const MEMORY_FOLDER: &str = "/dev/shm";
 
@@ -67,7 +70,8 @@ impl NbdServer for NbdProcess {
         let mut command = self.command(folder.path(), &socket, &disk)?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.with_context(|| format!("{} cannot be started", self.name()))?;
-        let mut running = Running { child, socket, export: self.export(), _folder: folder };
+        let daemon = (self.peer == NbdPeer::NbdServer).then(|| folder.path().join(PID_FILE));
+        let mut running = Running { child, daemon, socket, export: self.export(), _folder: folder };
         running.wait_until_it_listens(&self.name())?;
         Ok(Box::new(running))
     }
@@ -98,15 +102,16 @@ impl NbdProcess {
             NbdPeer::NbdServer => {
                 let config = folder.join("config");
                 let (socket, disk) = (socket.display(), disk.display());
+                // It wants a port beside its socket, though nobody uses it; 0 would be its standard input.
+                let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
                 let text = format!(
-                    "[generic]\nunixsock = {socket}\nlistenaddr = 127.0.0.1\nport = 0\n\
+                    "[generic]\nunixsock = {socket}\nlistenaddr = 127.0.0.1\nport = {port}\n\
                      [{}]\nexportname = {disk}\n",
                     self.export()
                 );
                 fs::write(&config, text)?;
                 let mut command = Command::new("nbd-server");
-                // In the foreground; its word about a port that nobody uses is of no interest.
-                command.arg("-n").arg("-C").arg(&config).stderr(Stdio::null());
+                command.arg("-C").arg(&config).arg("-p").arg(folder.join(PID_FILE)).stderr(Stdio::null());
                 Ok(command)
             }
         }
@@ -116,6 +121,8 @@ impl NbdProcess {
 /// A running server and the folder of its socket.
 struct Running {
     child: Child,
+    /// Where a server that goes to the background writes its process id.
+    daemon: Option<PathBuf>,
     socket: PathBuf,
     export: &'static str,
     _folder: ScratchFolder,
@@ -125,7 +132,8 @@ impl Running {
     fn wait_until_it_listens(&mut self, name: &str) -> Result<()> {
         let deadline = Instant::now() + START_WAIT_MAX;
         while !is_listening(&self.socket)? {
-            if let Some(status) = self.child.try_wait()? {
+            let ended = self.child.try_wait()?.filter(|status| self.daemon.is_none() || !status.success());
+            if let Some(status) = ended {
                 bail!("{name} ended at once ({status})");
             }
             if Instant::now() > deadline {
@@ -157,5 +165,9 @@ impl Drop for Running {
         // Both fail only if the process is gone already, which is what they are for.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let pid = self.daemon.as_ref().and_then(|file| fs::read_to_string(file).ok());
+        if let Some(pid) = pid.and_then(|text| Pid::from_raw(text.trim().parse().ok()?)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
