@@ -168,7 +168,7 @@ fn a_wish_that_cannot_be_fulfilled_is_refused_with_what_to_do() {
         (&["lat", "--size", "4"], "8 bytes to 1 MiB"),
         (&["lat", "--links", "9"], "--links 1 to 8"),
         (&["lat", "--threads", "0"], "--threads: 1 to 64"),
-        (&["lat", "--clients", "5"], "--clients 1 to 4"),
+        (&["lat", "--clients", "4"], "--clients 1 to 3"),
         (&["lat", "--cores", "0"], "--cores"),
         (&["lat", "--seconds=-1"], "--seconds"),
         (&["lat", "--connect", "192.0.2.1:9"], "use tcp or verbs"),

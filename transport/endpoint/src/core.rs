@@ -183,18 +183,48 @@ impl Core {
         if let Err(refusal) = self.peers[at].session.may_send(client) {
             return Err((refusal, data));
         }
-        let outgoing = self.keep(at, client, control, data, tag);
+        let queues = self.must_queue(at, client);
+        let outgoing = self.keep(at, client, control, data, tag, queues);
         let session = &mut self.peers[at].session;
         let (sequence, fragments) = session.send(client, outgoing, control.len(), data_length);
-        for fragment in 0..fragments {
-            self.post(at, client, sequence, fragment);
+        if !queues {
+            for fragment in 0..fragments {
+                self.post(at, client, sequence, fragment);
+            }
         }
         Ok(())
     }
 
-    /// Keeps a message in the pool.
-    fn keep(&mut self, at: usize, client: ClientId, control: &[u8], data: Data<'_>, tag: Tag) -> OutgoingId {
+    /// Whether a message of this client waits that needs memory of the peer, so that later ones must neither
+    /// overtake it nor hold such memory; see [`Peer::needy`]. They go when it has gone.
+    #[inline]
+    fn must_queue(&mut self, at: usize, client: ClientId) -> bool {
+        let peer = &mut self.peers[at];
+        let bit = 1 << client.0;
+        if peer.needy & bit == 0 {
+            return false;
+        }
+        let waits = peer.session.peek(client).is_some_and(|stream| stream.send.unposted() > 0);
+        if !waits {
+            peer.needy &= !bit;
+        }
+        waits
+    }
+
+    /// Keeps a message in the pool. One that `queues` gives up the place that was reserved for it.
+    fn keep(
+        &mut self,
+        at: usize,
+        client: ClientId,
+        control: &[u8],
+        data: Data<'_>,
+        tag: Tag,
+        queues: bool,
+    ) -> OutgoingId {
         let body = match data {
+            Data::Reserved(buffer) if queues && buffer.placed.is_some() => {
+                Body::Payload(Payload::Caller(Arc::new(buffer.as_ref().to_vec())), None)
+            }
             Data::Empty => Body::Inline(&[]),
             Data::Copy(bytes) => match self.reserve_at(at, client, bytes.len()) {
                 Ok(mut buffer) => {
@@ -224,6 +254,9 @@ impl Core {
     }
 
     fn reserve_at(&mut self, at: usize, client: ClientId, length: usize) -> Result<SendBuffer, PostRefusal> {
+        if self.must_queue(at, client) {
+            return self.allocate(length);
+        }
         let peer = &mut self.peers[at];
         let routes = peer.session.routes_mut();
         if routes.fragments(length) == 1
@@ -251,7 +284,7 @@ impl Core {
     #[inline]
     pub(crate) fn post(&mut self, at: usize, client: ClientId, sequence: Sequence, fragment: u8) -> bool {
         let Core { peers, outgoing, providers, .. } = self;
-        let Peer { session, wires, stalled, .. } = &mut peers[at];
+        let Peer { session, wires, stalled, needy, .. } = &mut peers[at];
         let prefer = |message: &OutgoingId| message.placed;
         let post = |frame: Transmission<'_, OutgoingId>| {
             let message = outgoing.get(*frame.message);
@@ -268,7 +301,17 @@ impl Core {
                 (Some(_), _) => post_fragment(providers, wire, &frame, message),
             };
             // Full, no memory, or a rail whose end is not reported yet: each is followed by another attempt.
-            *stalled |= posted.is_err();
+            if posted.is_err() {
+                *stalled = true;
+                let has_its_place =
+                    matches!(message.payload, Payload::Placed(_)) && frame.message.placed == Some(frame.path);
+                if wire.kind == ProviderKind::Shm
+                    && !matches!(message.payload, Payload::Empty)
+                    && !has_its_place
+                {
+                    *needy |= 1 << client.0;
+                }
+            }
             posted.is_ok()
         };
         session.transmit(client, (sequence, fragment), prefer, post) == Some(true)

@@ -326,6 +326,8 @@ impl Core {
         let peer = &mut self.peers[at];
         let path = peer.rails[rail].plan.path;
         peer.wires[path.index()] = None;
+        // What was built in memory of this rail needs other memory now.
+        peer.needy = u32::MAX;
         let replayed = peer.session.path_down(self.now, path);
         let node = peer.node;
         tracing::info!(peer = node.0, link = path.link.0, rail = path.rail.0, replayed, "rail down");

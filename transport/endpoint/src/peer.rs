@@ -40,6 +40,10 @@ pub(crate) struct Peer {
     pub(crate) lending: u32,
     /// Some frame waits for a provider to have room.
     pub(crate) stalled: bool,
+    /// Bit per client of which a message may wait that needs memory of the peer before it can go. Later ones
+    /// of that client must not hold such memory meanwhile: the peer keeps them until the first has come, so
+    /// it would wait for ever.
+    pub(crate) needy: u32,
     /// The client that was first served when something was last posted late.
     pub(crate) first: u32,
     pub(crate) reachable: bool,
@@ -60,6 +64,7 @@ impl Peer {
             told: [0; CLIENTS_MAX],
             lending: 0,
             stalled: false,
+            needy: 0,
             first: 0,
             reachable: false,
             dead: Incarnation(0),

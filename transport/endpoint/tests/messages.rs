@@ -267,3 +267,48 @@ fn a_removed_peer_is_gone_and_what_was_under_way_to_it_is_of_unknown_outcome() {
     pair.until("no rail is left", |pair| pair.rails_up() == 0);
     assert!(!pair.nodes[0].core().is_reachable(NodeId(2)));
 }
+
+/// Reserves all of the peer's memory that one client may have for data of 1 MiB.
+fn reserve_all(pair: &mut Pair) -> Vec<transport_endpoint::SendBuffer> {
+    let core = pair.nodes[0].core();
+    core::iter::from_fn(|| core.reserve(NodeId(2), ClientId::USER, 1 << 20).ok()).collect()
+}
+
+// proves: T2 T10
+#[test]
+fn messages_that_have_their_place_at_the_peer_do_not_starve_one_before_them_that_needs_it() {
+    let mut pair = Pair::connected(&[&[Shm]], Spread::Single);
+    let buffers = reserve_all(&mut pair);
+    let count = buffers.len() + 1;
+    assert!(count > 2, "there is room for several");
+    let needs_memory = Data::Caller(Arc::new(pattern(1 << 20, 0)));
+    let all = core::iter::once(needs_memory).chain(buffers.into_iter().map(Data::Reserved));
+    for (number, data) in all.enumerate() {
+        let control = [number as u8];
+        let sent = pair.nodes[0].core().send(NodeId(2), ClientId::USER, &control, data, Tag(number as u64));
+        assert!(sent.is_ok());
+    }
+    pair.until("all have come", |pair| pair.messages(1).len() == count);
+    let order: Vec<u8> = pair.messages(1).iter().map(|(_, _, control, _)| control[0]).collect();
+    assert_eq!(order, (0..count as u8).collect::<Vec<_>>());
+    assert!(pair.messages(1)[0].3 == pattern(1 << 20, 0), "the first arrived unchanged");
+}
+
+// proves: T2 T10
+#[test]
+fn a_client_that_reserves_in_vain_after_a_message_that_waits_gets_memory_of_its_own() {
+    let mut pair = Pair::connected(&[&[Shm]], Spread::Single);
+    let mut buffers = reserve_all(&mut pair);
+    let waits = Data::Caller(Arc::new(pattern(1 << 20, 0)));
+    assert!(pair.nodes[0].core().send(NodeId(2), ClientId::USER, &[0], waits, Tag(0)).is_ok());
+    // One comes back, but it is for the message that waits.
+    buffers.pop();
+    let mut built = pair.nodes[0].core().reserve(NodeId(2), ClientId::USER, 1 << 20).unwrap();
+    built.as_mut().fill(7);
+    let sent = pair.nodes[0].core().send(NodeId(2), ClientId::USER, &[1], Data::Reserved(built), Tag(1));
+    assert!(sent.is_ok());
+    pair.until("both have come", |pair| pair.messages(1).len() == 2);
+    let (_, _, control, data) = pair.messages(1)[1].clone();
+    assert!(control == [1] && data.len() == 1 << 20 && data.iter().all(|byte| *byte == 7));
+    drop(buffers);
+}

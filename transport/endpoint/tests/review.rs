@@ -167,7 +167,7 @@ fn what_was_dropped_before_its_sender_became_a_member_arrives_intact() {
 // proves: T2 T10
 #[test]
 fn what_came_before_its_client_was_opened_arrives_when_it_is() {
-    const LATE: ClientId = ClientId(5);
+    const LATE: ClientId = ClientId(7);
     dropped_blocks_arrive_intact(
         LATE,
         |pair| pair.nodes[0].core().open_client(LATE),

@@ -171,7 +171,7 @@ impl MessageArguments {
         };
         let layout =
             Layout { links, rails: self.rails, clients: self.clients, ..Layout::one(carrier, waiting) };
-        ensure!(layout.is_possible(), "--links 1 to 8, --rails 1 to 4, --clients 1 to 4");
+        ensure!(layout.is_possible(), "--links 1 to 8, --rails 1 to 4, --clients 1 to 3");
         let what = match (kind, self.round_trip) {
             (Kind::Latency, false) => What::Latency(Ways::Half),
             (Kind::Latency, true) => What::Latency(Ways::Round),

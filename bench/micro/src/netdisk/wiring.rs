@@ -27,7 +27,7 @@ pub(crate) const MEMBERS: [NodeId; 2] = [STATION, PARTNER];
 pub(crate) const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// Clients of the transport that are free for measurements: those that netdisk itself does not use.
-const SENDERS: [ClientId; 4] = [ClientId::USER, ClientId(5), ClientId(6), ClientId(7)];
+const SENDERS: [ClientId; 3] = [ClientId::USER, ClientId(6), ClientId(7)];
 
 /// Numbers the wirings of this process, so that no two share an address.
 static WIRINGS: AtomicU32 = AtomicU32::new(0);
