@@ -166,12 +166,7 @@ fn compare(wishes: &Wishes, settings: &Settings, mut scenarios: Vec<Scenario>) -
     }
     let mut report = Report::begin(machine());
     for scenario in scenarios {
-        eprintln!("{} …", scenario.id);
-        let row = scenario.run(settings);
-        if let bench_harness::Verdict::Skipped { why } = &row.verdict {
-            eprintln!("SKIPPED {}: {why}", row.scenario);
-        }
-        report.rows.push(row);
+        report.rows.push(output::run_row(scenario, settings));
     }
     print!("{}", report.show());
     if let Some(file) = &wishes.json {

@@ -1,7 +1,6 @@
 //! netdisk over soft-RoCE beside perftest and the kernel's NVMe over fabrics, inside `netdisk lab`: two
 //! hosts, two rails, one machine run. Called by the netdisk binary, which the laboratory carries out.
 
-mod half_round_trip;
 mod kernel_nvme;
 mod perftest;
 mod rows;

@@ -3,10 +3,9 @@
 use bench_harness::{Contender, Goal, Unit};
 
 use super::Lengths;
-use super::half_round_trip::HalfRoundTrip;
 use super::kernel_nvme::{Fabric, KernelNvme};
 use super::perftest::{PerftestBandwidth, PerftestLatency};
-use crate::netdisk::{Carrier, DiskJob, JobKind, Layout, MessageStream, Waiting};
+use crate::netdisk::{Carrier, DiskJob, Drive, JobKind, Layout, MessageStream, Trial, Waiting, Ways, What};
 use crate::peers::Tool;
 use crate::scenario::Scenario;
 use transport_proto::wire::HEADER_BYTES;
@@ -53,6 +52,16 @@ fn layout(links: u8) -> Layout {
 fn latency(id: &'static str, bytes: usize, sent: usize, lengths: Lengths) -> Scenario {
     let Lengths { cores, budget, messages, .. } = lengths;
     let peer = PerftestLatency { program: "ib_send_lat", bytes: sent, messages };
+    let ours = Trial {
+        what: What::Latency(Ways::Half),
+        layout: layout(1),
+        bytes,
+        drive: Drive::Closed { depth: None },
+        threads: 1,
+        cores: vec![cores],
+        budget,
+        partner: None,
+    };
     Scenario {
         id: id.into(),
         title: "message one way (half a round trip), whole stack".into(),
@@ -60,7 +69,7 @@ fn latency(id: &'static str, bytes: usize, sent: usize, lengths: Lengths) -> Sce
         goal: Goal::RatioAtMost { ratio: 1.3 },
         needs: vec![Tool::Perftest(peer.program)],
         unfit: None,
-        ours: Some(Box::new(HalfRoundTrip { cores, budget, layout: layout(1), bytes })),
+        ours: Some(Box::new(ours)),
         limit: Some(Box::new(peer)),
     }
 }
