@@ -126,7 +126,9 @@ pub struct Endpoint<C: Clients> {
     /// Something was found since the clock was last read.
     busy: bool,
     started: Instant,
+    /// Rounds since the event queue was last looked at, which was then.
     rounds: u32,
+    looked: Time,
     turns: u32,
     /// Turns in a row in which a provider had nothing.
     silent: [u32; ProviderKind::COUNT],
@@ -134,6 +136,9 @@ pub struct Endpoint<C: Clients> {
 
 /// Rounds of spinning between two looks at the operating system's event queue (0.3 µs each).
 const ROUNDS_PER_LOOK: u32 = 512;
+/// Longest time between two looks while rounds find work, as far as clock readings tell: callers and
+/// handshakes on sockets must not wait for a pause in the traffic, which may never come.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// Turns of the loop between two readings of the clock (20 to 30 ns each) while nothing is found.
 const TURNS_PER_CLOCK: u32 = 16;
 /// Turns in a row after which a provider counts as silent.
@@ -194,6 +199,7 @@ impl<C: Clients> Endpoint<C> {
             busy: false,
             started: Instant::now(),
             rounds: 0,
+            looked: Time(0),
             turns: TURNS_PER_CLOCK - 1,
             silent: [0; ProviderKind::COUNT],
         })
@@ -263,6 +269,9 @@ impl<C: Clients> Endpoint<C> {
         if thorough && core::mem::take(&mut self.busy) {
             // The clock stands still in between.
             self.spin.worked(self.core.now);
+            if self.core.now.since(self.looked) >= LOOK_EVERY {
+                self.rounds = ROUNDS_PER_LOOK;
+            }
         }
         found
     }
@@ -321,12 +330,12 @@ impl<C: Clients> Endpoint<C> {
         self.spin.idle(self.core.now)
     }
 
-    /// Looks at the event queue without sleeping, now and then while spinning. Foreign events go to
-    /// `foreign`.
+    /// Looks at the event queue without sleeping, now and then while spinning. To be called after each round
+    /// that is not followed by a sleep, whether or not it found something. Foreign events go to `foreign`.
     #[inline]
     pub fn look(&mut self, foreign: impl FnMut(&mut Core, &mut C, &Event)) -> io::Result<()> {
-        self.rounds = self.rounds.wrapping_add(1);
-        if !self.rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+        self.rounds += 1;
+        if self.rounds < ROUNDS_PER_LOOK {
             return Ok(());
         }
         self.wait(Duration::ZERO, foreign)
@@ -360,6 +369,7 @@ impl<C: Clients> Endpoint<C> {
     }
 
     fn wait(&mut self, span: Duration, mut foreign: impl FnMut(&mut Core, &mut C, &Event)) -> io::Result<()> {
+        (self.rounds, self.looked) = (0, self.core.now);
         match self.mio.poll(&mut self.events, Some(span)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other?,
@@ -409,7 +419,9 @@ impl<C: Clients> Endpoint<C> {
     /// was idle a [`Endpoint::rest`] of at most `at_most`.
     pub fn run_once(&mut self, at_most: Duration) -> io::Result<usize> {
         let found = self.poll();
-        if found == 0 {
+        if found > 0 {
+            self.look(|_, _, _| ())?;
+        } else {
             self.rest(|_| true, at_most, |_, _, _| ())?;
         }
         Ok(found)

@@ -8,8 +8,8 @@ use ProviderKind::Tcp;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 use support::{Pair, endpoint, free_port, plan};
-use transport_endpoint::{ProviderKind, RailAddress, Verdict};
-use transport_proto::identity::{LinkId, NodeId, Path, RailId};
+use transport_endpoint::{Data, ProviderKind, RailAddress, Tag, Verdict};
+use transport_proto::identity::{ClientId, LinkId, NodeId, Path, RailId};
 use transport_proto::rail::RailState;
 use transport_proto::route::Spread;
 
@@ -162,5 +162,29 @@ fn an_endpoint_that_may_not_sleep_hears_its_sockets_all_the_same() {
                 node.rest(|_| false, Duration::ZERO, |_, _, _| ()).unwrap();
             }
         }
+    }
+}
+
+/// A loop that finds work in each round never came to look at its sockets: whoever called waited for a pause
+/// in the traffic, and was given up and called again, for as long as the load lasted.
+// proves: T6
+#[test]
+fn an_endpoint_that_is_never_idle_hears_its_callers_all_the_same() {
+    let mut pair = Pair::connected(&[&[ProviderKind::Shm, Tcp]], Spread::Single);
+    let gone = pair.rails.remove(&path(0, 1)).unwrap();
+    pair.configure();
+    pair.until("one rail is left", |pair| pair.rails_up() == 2);
+    pair.rails.insert(path(0, 1), gone);
+    pair.configure();
+    let started = Instant::now();
+    while pair.rails_up() < 4 {
+        assert!(started.elapsed() < Duration::from_secs(30), "the caller was not heard");
+        let [busy, other] = &mut pair.nodes;
+        // Whatever the other cannot send now, it has sent before.
+        let _ = other.core().send(NodeId(1), ClientId::USER, &[], Data::Copy(b"work"), Tag::SILENT);
+        other.poll();
+        other.sleep(Duration::ZERO, |_, _, _| ()).unwrap();
+        busy.run_once(Duration::ZERO).unwrap();
+        busy.clients().messages.clear();
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn round(node: &mut Endpoint<BlockEngine>) -> Result<()> {
     while engine.next_event().is_some() {}
     if found + engine.poll(core) > 0 {
         node.worked();
-        return Ok(());
+        return Ok(node.look(|_, _, _| ())?);
     }
     // By the clock of the round: reading another for each turn of a spin would show.
     let now = node.core().now();
