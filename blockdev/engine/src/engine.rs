@@ -13,7 +13,8 @@ use blockdev_proto::lanes::{Lane, STOREYS_MAX};
 use blockdev_proto::mapping::{Mapping, MappingFault};
 use blockdev_proto::master::{GatePhase, Master, MasterAction, MasterLimits};
 use blockdev_proto::mirror::Proposal;
-use blockdev_proto::wire::{Attached, Message, Operation, PathBroken, RequestFlags, WireFault};
+use blockdev_proto::reservation::Reservations;
+use blockdev_proto::wire::{Attached, Message, Operation, PathBroken, RequestFlags, Settle, WireFault};
 use blockdev_store::DriveEnd;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub enum EngineEvent {
         /// The configuration number.
         epoch: Epoch,
     },
+    /// Reservations are in force, see [`BlockEngine::settle`].
+    Settled(Settle),
     /// The configuration is to say this of a mirror, if its row is still of that generation.
     Mirror {
         /// The mirror.
@@ -324,6 +327,40 @@ impl BlockEngine {
         self.failovers.iter()
     }
 
+    /// Takes the newest reservations of all volumes that have any, with their revisions (SPEC B12). Comes
+    /// before the mappings of the same entry of the log.
+    pub fn set_reservations<'rows>(
+        &mut self,
+        core: &mut Core,
+        rows: impl Iterator<Item = (VolumeId, u64, &'rows Reservations)>,
+    ) {
+        let mut gone: Vec<VolumeId> = self.master.reserved().collect();
+        for (volume, revision, row) in rows {
+            gone.retain(|known| *known != volume);
+            self.master.reservations(volume, Some((revision, row)), &mut self.master_actions);
+        }
+        for volume in gone {
+            self.master.reservations(volume, None, &mut self.master_actions);
+        }
+        self.act(core);
+    }
+
+    /// Asks the node that serves a volume to say when reservations are in force there: see
+    /// [`EngineEvent::Settled`]. To be asked again after a while, of whoever serves it then.
+    pub fn settle(&mut self, core: &mut Core, settle: &Settle) {
+        let serving = self.master.mapping_of(settle.volume).and_then(|mapping| mapping.serving);
+        match serving {
+            Some(node) if node == self.node => {
+                self.master.settle(node, settle, &mut self.master_actions);
+                self.act(core);
+            }
+            Some(node) => {
+                self.send_control(core, node, &Message::Settle(*settle));
+            }
+            None => {}
+        }
+    }
+
     /// Serves nothing from now on, whatever mappings say: majority or membership is lost.
     pub fn fence(&mut self, core: &mut Core) {
         self.abandon_all_hosted();
@@ -537,6 +574,8 @@ impl Clients for BlockEngine {
                 self.attached(core, from, &attached);
             }
             Ok(Message::PathBroken(report)) => self.events.push_back(EngineEvent::PathBroken(report)),
+            Ok(Message::Settle(settle)) => self.master.settle(from, &settle, &mut self.master_actions),
+            Ok(Message::Settled(settled)) => self.events.push_back(EngineEvent::Settled(settled)),
             Err(fault) => self.wire_fault(from, fault),
         }
         self.act(core);

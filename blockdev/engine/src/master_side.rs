@@ -351,6 +351,13 @@ impl BlockEngine {
                 // Lost for want of credit, it is asked for again.
                 self.send_control(core, to, &Message::Attached(attached));
             }
+            MasterAction::AnswerSettled { to, settled } if to == self.node => {
+                self.events.push_back(EngineEvent::Settled(settled));
+            }
+            MasterAction::AnswerSettled { to, settled } => {
+                // Lost for want of credit, it is asked for again.
+                self.send_control(core, to, &Message::Settled(settled));
+            }
             MasterAction::ReportPathBroken(report) => self.events.push_back(EngineEvent::PathBroken(report)),
             MasterAction::EpochSpent { volume, persisted } => {
                 self.events.push_back(EngineEvent::EpochSpent { volume, persisted });

@@ -24,6 +24,7 @@ pub mod master;
 pub mod mirror;
 mod overlap;
 mod pending;
+pub mod reservation;
 pub mod rules;
 mod table;
 mod volume_table;

@@ -2,12 +2,14 @@
 //! must never run, and opens and closes each volume's gate as its mapping changes (SPEC B3-B5).
 
 mod client;
+mod guard;
 mod running;
 #[cfg(test)]
 mod tests;
 mod volume;
 
 use self::client::{ClientTable, Life};
+use self::guard::{Guard, Settling};
 use self::running::{Running, RunningList};
 use crate::duplicates::Seen;
 use crate::errno::BlockErrno;
@@ -19,8 +21,10 @@ use crate::mapping::{Mapping, MappingFault};
 use crate::rules::{Rules, Strict};
 use crate::volume_table::VolumeTable;
 use crate::wire::{
-    Answer, Attach, AttachVerdict, Attached, Execution, Operation, PathBroken, Request, Slot, Verdict,
+    Answer, Attach, AttachVerdict, Attached, Execution, Operation, PathBroken, Request, Settle, Slot, Verdict,
 };
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::time::Duration;
@@ -127,6 +131,13 @@ pub enum MasterAction {
         /// What to send.
         attached: Attached,
     },
+    /// Send this: it is so.
+    AnswerSettled {
+        /// Who asked; may be this very node.
+        to: NodeId,
+        /// What is so.
+        settled: Settle,
+    },
     /// Tell whoever decides on mappings.
     ReportPathBroken(PathBroken),
     /// The number of our mapping was used by another life (or a later one was): we do not open. Whoever
@@ -150,6 +161,8 @@ pub struct MasterCounts {
     pub duplicates: u64,
     /// Requests refused for their configuration number.
     pub stale: u64,
+    /// Requests refused for a reservation.
+    pub reserved: u64,
     /// Requests refused for want of room or an open gate.
     pub busy: u64,
     /// Messages of earlier lives or of nodes that are no members.
@@ -172,6 +185,10 @@ struct Served {
     again_at: Time,
     /// Attaches that wait for the gate; one a client at the most.
     waiting: Vec<Attach>,
+    /// Who may do what by its reservations; `None`: there never were any.
+    guard: Option<Arc<Guard>>,
+    /// Those who wait for reservations to be in force.
+    settling: Vec<Settling>,
 }
 
 impl Served {
@@ -183,6 +200,8 @@ impl Served {
             leaving: false,
             again_at: Time::NEVER,
             waiting: Vec::new(),
+            guard: None,
+            settling: Vec::new(),
         }
     }
 
@@ -207,6 +226,8 @@ pub struct Master<R: Rules = Strict> {
     disks: Vec<DiskId>,
     clients: ClientTable,
     running: RunningList,
+    /// Reservations, of volumes that are not mapped here yet too.
+    guards: BTreeMap<VolumeId, Arc<Guard>>,
     /// Requests that run for volumes that lie on other virtual disks: those of clients, and those of volumes.
     running_with_parts: [usize; 2],
     deadline: Time,
@@ -238,6 +259,7 @@ impl<R: Rules> Master<R> {
             disks: Vec::new(),
             clients: ClientTable::new(),
             running: RunningList::new(limits.executing_max.max(1)),
+            guards: BTreeMap::new(),
             running_with_parts: [0; 2],
             deadline: Time::NEVER,
             fenced: false,
@@ -352,6 +374,14 @@ impl<R: Rules> Master<R> {
         {
             return self.answered(request, Verdict::Errno(errno));
         }
+        // A copy of a request that was refused gets the same, whatever was released meanwhile.
+        if served.is_kept_from(request) && served.gate.open_epoch() == Some(request.epoch) {
+            client.duplicates.begin(request.id, request.epoch);
+            let verdict = Verdict::Errno(BlockErrno::Eperm);
+            client.duplicates.end(request.id, verdict, false);
+            self.counts.reserved += 1;
+            return self.answered(request, verdict);
+        }
         let room = served.mapping.has_parts().then_some(room_of(request.id.slot));
         let is_full = |room: usize| self.running_with_parts[room] >= self.limits.with_parts_max;
         if self.running.is_full() || room.is_some_and(is_full) {
@@ -373,6 +403,7 @@ impl<R: Rules> Master<R> {
             epoch: request.epoch,
             volume: index as u32,
             operation: request.operation,
+            reservations: served.guard_revision(),
             has_parts: room.is_some(),
             since: now,
         });
@@ -430,8 +461,12 @@ impl<R: Rules> Master<R> {
         let served = &mut self.volumes[index];
         served.gate.leave();
         let volume = served.mapping.volume;
+        let settles = !served.settling.is_empty();
         if served.gate.is_draining() {
             self.step_gate(now, index, actions);
+        }
+        if settles {
+            self.settle_reservations(index, actions);
         }
         if may_adopt {
             self.settle_all_attaches(actions);
@@ -592,6 +627,7 @@ impl<R: Rules> Master<R> {
             self.disks.resize(index + 1, DiskId::default());
         }
         self.disks[index] = DiskId::default();
+        self.volumes[index].guard = self.guards.get(&mapping.volume).cloned();
         index
     }
 

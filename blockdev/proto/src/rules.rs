@@ -9,6 +9,8 @@ pub trait Rules {
     const EPOCH_GATE: bool = true;
     /// A copy of a request that runs or ran is answered from the duplicate table and not run again.
     const DUPLICATE_TABLE: bool = true;
+    /// A preemption that aborts is done when what its victims asked before has ended.
+    const ABORT_WAITS: bool = true;
     /// A write that a leg in sync missed is answered after the configuration calls that leg stale.
     const STALE_BEFORE_ANSWER: bool = true;
     /// A region's bit is on stable storage before the region is written.
@@ -31,6 +33,14 @@ pub enum NoEpochGate {}
 
 impl Rules for NoEpochGate {
     const EPOCH_GATE: bool = false;
+}
+
+/// A mutant for tests: a preemption is done while its victims' requests run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreemptWithoutWaiting {}
+
+impl Rules for PreemptWithoutWaiting {
+    const ABORT_WAITS: bool = false;
 }
 
 /// A mutant for tests: a write is answered while a leg that missed it is still called in sync.

@@ -254,6 +254,18 @@ pub struct PathBroken {
     pub disk: DiskId,
 }
 
+/// To the master that serves a virtual disk: tell me when reservations as they are since this revision are in
+/// force with you. True once, it stays true, so the answer may come late, twice, or from a former master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// The virtual disk.
+    pub volume: VolumeId,
+    /// Revision of the row in the configuration.
+    pub revision: u64,
+    /// And when whatever was admitted by an older row has ended.
+    pub aborts: bool,
+}
+
 /// Everything that travels on the block client of the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -267,6 +279,10 @@ pub enum Message {
     Attached(Attached),
     /// To the node that decides on mappings.
     PathBroken(PathBroken),
+    /// To a master.
+    Settle(Settle),
+    /// From a master: it is so.
+    Settled(Settle),
 }
 
 /// Why bytes are no message of ours. The peer that sent them is at fault, never this node.

@@ -7,6 +7,7 @@
 //! | 2 | the command line is wrong |
 //! | 3 | nobody knows whether the change was made: look (`netdisk status`) before doing it again |
 //! | 4 | no node answers, or the cluster has no majority |
+//! | 5 | a reservation of another node, or a registration that is not there, stands against it; nothing changed |
 
 use std::fmt;
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ pub(crate) enum Failure {
     Unreachable,
     /// The node answers, but the cluster decides nothing now.
     NoMajority,
+    /// A reservation stands against it.
+    Conflict,
 }
 
 impl fmt::Display for Failure {
@@ -29,6 +32,7 @@ impl fmt::Display for Failure {
                 "nobody knows whether the change was made: look with `netdisk status` before doing it again"
             }
             Failure::Unreachable => "no node answers: is it running, and is this its admin socket?",
+            Failure::Conflict => "nothing was changed",
             Failure::NoMajority => {
                 "the cluster decides nothing now: a majority of its voters is missing (netdisk doctor)"
             }
@@ -42,6 +46,7 @@ impl std::error::Error for Failure {}
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<Failure>() {
         Some(Failure::Unknown) => ExitCode::from(3),
+        Some(Failure::Conflict) => ExitCode::from(5),
         Some(Failure::Unreachable | Failure::NoMajority) => ExitCode::from(4),
         None => ExitCode::FAILURE,
     }

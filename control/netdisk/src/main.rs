@@ -17,6 +17,7 @@ mod logging;
 mod node;
 mod random;
 mod reconfigure;
+mod reservation;
 mod sim;
 mod status;
 mod table;
@@ -64,6 +65,8 @@ enum Command {
     Volume(table::volume::Arguments),
     /// See and change who may open a virtual disk.
     Permission(table::permission::Arguments),
+    /// See who is registered with virtual disks and holds them; register, reserve, release, preempt.
+    Reservation(reservation::Arguments),
     /// See and change NBD servers.
     Nbd(table::nbd::Arguments),
     /// See changes that nodes stand still for; let one go on, or give it up.
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Command::Vdisk(arguments) => table::vdisk::run(&arguments),
         Command::Volume(arguments) => table::volume::run(&arguments),
         Command::Permission(arguments) => table::permission::run(&arguments),
+        Command::Reservation(arguments) => reservation::run(&arguments),
         Command::Nbd(arguments) => table::nbd::run(&arguments),
         Command::Change(arguments) => reconfigure::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

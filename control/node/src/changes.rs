@@ -5,6 +5,7 @@ use crate::leaving::Farewell;
 use crate::ndd;
 use crate::node::Node;
 use crate::replica::News;
+use crate::reservation;
 use crate::start::new_life;
 use crate::volumes;
 use blockdev_proto::geometry::VolumeId;
@@ -220,6 +221,7 @@ impl Node {
     fn map(&mut self, view: &ClusterView, all: bool, volumes: &BTreeSet<VolumeId>) {
         let (core, clients) = self.station.endpoint.parts();
         volumes::follow(&mut clients.engine, core, self.replica.database(), self.genesis.node);
+        reservation::follow(&mut clients.engine, core, self.replica.database());
         // Whoever had a part open before it was one could change what the whole is.
         for part in self.rows.volumes.iter().flat_map(VolumeRow::parts) {
             if clients.engine.is_open(part) {

@@ -5,7 +5,9 @@ use crate::consensus::{Asker, NotTaken};
 use crate::join::{CONTACTS_MAX, Fingerprint, JoinToken, TokenId, TokenSecret};
 use crate::node::Node;
 use crate::report;
+use crate::reservation::Settling;
 use crate::scheme::join_address;
+use blockdev_proto::wire::Settle;
 use control_proto::ccd::{Answer, Applied, Change, Command, Database, Event, ReconfigurationId, RowEvent};
 use control_raft::NotDone;
 use serde_json::{Value, json};
@@ -29,6 +31,8 @@ struct Waiting {
     since: Instant,
     wait: bool,
     stage: Stage,
+    /// Of a command about reservations: what the node that serves the disk has yet to say.
+    settling: Option<Settling>,
 }
 
 enum Stage {
@@ -67,6 +71,13 @@ impl Desk {
                 let text = json!({ "error": format!("nothing was changed: {why}"), "no_leader": lost });
                 give(self.waiting.remove(place).answer, &text.to_string());
             }
+        }
+    }
+
+    /// The node that serves a disk has these reservations in force.
+    pub(crate) fn in_force(&mut self, settled: &Settle) {
+        for settling in self.waiting.iter_mut().filter_map(|waiting| waiting.settling.as_mut()) {
+            settling.hear(settled);
         }
     }
 
@@ -219,11 +230,12 @@ impl Node {
         self.desk.last += 1;
         let number = self.desk.last;
         let what = what(&change);
+        let settling = Settling::of(&change);
         match consensus.propose(Asker::Admin(number), expect, change) {
             Ok(()) => {
                 tracing::info!("an administrator asks for {what}");
                 let (since, stage) = (Instant::now(), Stage::Proposed);
-                self.desk.waiting.push(Waiting { number, answer: to, since, wait, stage });
+                self.desk.waiting.push(Waiting { number, answer: to, since, wait, stage, settling });
             }
             Err(NotTaken::Busy) => give(to, &refusal("too many changes are under way; ask again")),
             Err(NotTaken::Stopped) => {
@@ -273,16 +285,26 @@ impl Node {
         if self.desk.waiting.is_empty() {
             return;
         }
+        let (core, clients) = self.station.endpoint.parts();
         let database = self.replica.database();
+        for waiting in &mut self.desk.waiting {
+            if let (Stage::Answered(answer), Some(settling)) = (&waiting.stage, &mut waiting.settling) {
+                settling.pursue(core, &mut clients.engine, database, answer);
+            }
+        }
         self.desk.waiting.retain(|waiting| {
+            let is_open = waiting.settling.as_ref().is_some_and(Settling::is_open);
             let answer = match &waiting.stage {
-                Stage::Answered(answer) => settled(database, answer, waiting.wait),
-                Stage::Proposed => None,
+                Stage::Answered(answer) if !is_open => settled(database, answer, waiting.wait),
+                _ => None,
             };
             let time_max = if waiting.wait { WAIT_TIME_MAX } else { PROPOSAL_TIME_MAX };
             let answer = answer.or_else(|| {
                 let late = waiting.since.elapsed() > time_max;
                 late.then(|| {
+                    if let (Stage::Answered(_), Some(settling)) = (&waiting.stage, &waiting.settling) {
+                        return settling.too_late();
+                    }
                     let why = "no answer in time: whether it was changed, or will be, is unknown; look again \
                                before you repeat it (netdisk status tells whether there is a majority)";
                     json!({ "error": why, "unknown": true }).to_string()
@@ -370,6 +392,7 @@ fn what(change: &Change) -> &'static str {
         Change::Prepare { .. } => "a reconfiguration",
         Change::Proceed { .. } => "a reconfiguration to go on",
         Change::Cancel { .. } => "the end of a reconfiguration",
+        Change::Reservation { .. } => "a command about reservations",
         Change::Depart { .. } => "a node to leave",
         Change::Clear { .. } => "a tombstone to be cleared",
         Change::CreateToken(_) | Change::RevokeToken(_) => "an invitation",

@@ -28,6 +28,7 @@ mod plan;
 mod reconfigure;
 mod replica;
 pub mod report;
+pub mod reservation;
 pub mod scheme;
 mod start;
 mod station;

@@ -402,6 +402,7 @@ impl Node {
             EngineEvent::GateClosed { volume, epoch } => {
                 tracing::info!(volume = volume.0, epoch = epoch.0, "gate closed and drained");
             }
+            EngineEvent::Settled(settled) => self.desk.in_force(&settled),
             // A newer mapping is on its way by the log itself; who stands still is asked in each round.
             EngineEvent::FetchMapping { .. } | EngineEvent::Drained { .. } => {}
         }

@@ -32,6 +32,7 @@ mod members;
 mod mirror;
 mod reconfiguration;
 mod refusal;
+mod reservation;
 mod row;
 mod rows_change;
 mod session;
@@ -52,6 +53,7 @@ pub use reconfiguration::{
     ReconfigurationId,
 };
 pub use refusal::Refusal;
+pub use reservation::ReservationRow;
 pub use row::{Row, RowChange, RowKey, SettingsRow, Table};
 pub use session::ANSWERS_MAX;
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotFault};

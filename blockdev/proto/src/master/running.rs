@@ -17,6 +17,8 @@ pub(super) struct Running {
     /// Index of the volume in the master.
     pub(super) volume: u32,
     pub(super) operation: Operation,
+    /// Revision of the volume's reservations that let it in.
+    pub(super) reservations: u64,
     /// Its volume lies on other virtual disks.
     pub(super) has_parts: bool,
     /// When it was admitted.
@@ -53,6 +55,12 @@ impl RunningList {
     /// When the oldest was admitted.
     pub(super) fn oldest(&self) -> Option<Time> {
         self.entries.iter().filter_map(|entry| entry.running).map(|running| running.since).min()
+    }
+
+    /// Whether one of this volume runs that reservations older than this revision let in.
+    pub(super) fn has_older(&self, volume: u32, revision: u64) -> bool {
+        let mut running = self.entries.iter().filter_map(|entry| entry.running);
+        running.any(|running| running.volume == volume && running.reservations < revision)
     }
 
     /// Enters a request; the list is not full.

@@ -108,6 +108,7 @@ impl<R: Rules> Master<R> {
                 self.counts.gates_opened += 1;
                 actions.push(MasterAction::GateOpened { volume, epoch });
                 self.settle_attaches(index, actions);
+                self.settle_reservations(index, actions);
             }
         }
     }

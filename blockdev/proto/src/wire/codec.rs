@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Attach, AttachVerdict, Attached, Execution, Message, Operation, PathBroken, Request,
-    RequestFlags, RequestId, SLOTS_MAX, Slot, VERSION, Verdict, WireFault,
+    RequestFlags, RequestId, SLOTS_MAX, Settle, Slot, VERSION, Verdict, WireFault,
 };
 use crate::errno::BlockErrno;
 use crate::geometry::{ByteRange, DiskId, TRANSFER_BYTES_MAX, VolumeId};
@@ -87,11 +87,25 @@ struct PathBrokenLayout {
 }
 const _: () = assert!(size_of::<PathBrokenLayout>() == 24);
 
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct SettleLayout {
+    kind: u8,
+    version: u8,
+    aborts: u8,
+    reserved: u8,
+    volume: U32,
+    revision: U64,
+}
+const _: () = assert!(size_of::<SettleLayout>() == 16);
+
 const KIND_REQUEST: u8 = 1;
 const KIND_ANSWER: u8 = 2;
 const KIND_ATTACH: u8 = 3;
 const KIND_ATTACHED: u8 = 4;
 const KIND_PATH_BROKEN: u8 = 5;
+const KIND_SETTLE: u8 = 6;
+const KIND_SETTLED: u8 = 7;
 
 const VERDICT_DONE: u8 = 0;
 const VERDICT_ERRNO: u8 = 1;
@@ -141,6 +155,8 @@ impl Message {
             KIND_ATTACH => Ok(Message::Attach(Attach::read(layout(bytes)?))),
             KIND_ATTACHED => Attached::read(layout(bytes)?).map(Message::Attached),
             KIND_PATH_BROKEN => PathBroken::read(layout(bytes)?).map(Message::PathBroken),
+            KIND_SETTLE => Settle::read(layout(bytes)?).map(Message::Settle),
+            KIND_SETTLED => Settle::read(layout(bytes)?).map(Message::Settled),
             found => Err(WireFault::Kind { found }),
         }
     }
@@ -154,6 +170,8 @@ impl Message {
             Message::Attach(attach) => attach.encode(),
             Message::Attached(attached) => attached.encode(),
             Message::PathBroken(report) => report.encode(),
+            Message::Settle(settle) => settle.encode(KIND_SETTLE),
+            Message::Settled(settle) => settle.encode(KIND_SETTLED),
         }
     }
 }
@@ -327,6 +345,28 @@ impl Attached {
                 _ => return Err(WireFault::Field { field: "verdict" }),
             },
         })
+    }
+}
+
+impl Settle {
+    fn encode(&self, kind: u8) -> Encoded {
+        Encoded::of(&SettleLayout {
+            kind,
+            version: VERSION,
+            aborts: u8::from(self.aborts),
+            reserved: 0,
+            volume: U32::new(self.volume.0),
+            revision: U64::new(self.revision),
+        })
+    }
+
+    fn read(layout: &SettleLayout) -> Result<Settle, WireFault> {
+        let aborts = match layout.aborts {
+            0 => false,
+            1 => true,
+            _ => return Err(WireFault::Field { field: "aborts" }),
+        };
+        Ok(Settle { volume: VolumeId(layout.volume.get()), revision: layout.revision.get(), aborts })
     }
 }
 

@@ -60,7 +60,14 @@ fn message() -> impl Strategy<Value = Message> {
                 disk: DiskId(disk),
             }
         });
+    let settle = (any::<u32>(), any::<u64>(), any::<bool>()).prop_map(|(volume, revision, aborts)| Settle {
+        volume: VolumeId(volume),
+        revision,
+        aborts,
+    });
     prop_oneof![
+        settle.clone().prop_map(Message::Settle),
+        settle.prop_map(Message::Settled),
         request().prop_map(Message::Request),
         (request(), verdict()).prop_map(|(request, verdict)| Message::Answer(request.answered(verdict))),
         attach.prop_map(Message::Attach),

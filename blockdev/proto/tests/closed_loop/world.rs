@@ -460,7 +460,7 @@ impl<R: Rules> World<R> {
                     self.unlock_fenced(*epoch);
                     continue;
                 }
-                MasterAction::GateClosed { .. } => continue,
+                MasterAction::GateClosed { .. } | MasterAction::AnswerSettled { .. } => continue,
             };
             self.parcels.push(Parcel::Store { node: from, life, word });
         }
@@ -561,7 +561,9 @@ impl<R: Rules> World<R> {
                 self.nodes[number].driver.attached(now, from, &attached, &mut actions);
                 self.obey_driver(number, &actions)
             }
-            Message::PathBroken(_) => Err("nobody sends reports over this net".into()),
+            Message::PathBroken(_) | Message::Settle(_) | Message::Settled(_) => {
+                Err("nobody sends reports over this net".into())
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a change of a row means, in words.
 
 use blockdev_proto::geometry::DiskId;
-use control_proto::ccd::{MembershipRow, Row, RowEvent};
+use control_proto::ccd::{MembershipRow, ReservationRow, Row, RowEvent};
 use control_proto::rows::{LinkRow, NodeRow, PermissionRow, VirtualDiskRow};
 use control_proto::view::{BrokenPath, Member};
 use transport_proto::identity::NodeId;
@@ -27,7 +27,18 @@ fn one(row: &Row) -> String {
         Row::Membership(row) => format!("members {}", members(&row.members)),
         Row::Reconfiguration(row) => format!("{}; {}", row.phase, waits(&row.missing)),
         Row::Tombstone(row) => format!("{}: {}", row.level, row.reason),
+        Row::Reservation(row) => reservations(row),
         _ => String::new(),
+    }
+}
+
+fn reservations(row: &ReservationRow) -> String {
+    let registered = nodes(row.reservations.registrants.iter().map(|one| one.node));
+    match row.reservations.held {
+        Some(held) if held.kind.is_held_by_all() => format!("held by {registered} ({})", held.kind),
+        Some(held) => format!("held by node {} ({}), registered: {registered}", held.by.0, held.kind),
+        None if row.reservations.registrants.is_empty() => "nobody is registered".to_owned(),
+        None => format!("registered: {registered}"),
     }
 }
 
@@ -36,6 +47,7 @@ fn between(before: &Row, after: &Row) -> String {
         (Row::Node(before), Row::Node(after)) => between_nodes(before, after),
         (Row::Link(before), Row::Link(after)) => between_links(before, after),
         (Row::VirtualDisk(before), Row::VirtualDisk(after)) => between_disks(before, after),
+        (Row::Reservation(_), Row::Reservation(after)) => reservations(after),
         (Row::Permission(before), Row::Permission(after)) => between_permissions(before, after),
         (Row::Membership(before), Row::Membership(after)) => between_members(before, after),
         (_, after) => one(after),

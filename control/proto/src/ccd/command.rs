@@ -12,6 +12,7 @@ use crate::view::{BrokenPath, Member};
 use alloc::string::String;
 use alloc::vec::Vec;
 use blockdev_proto::geometry::VolumeId;
+use blockdev_proto::reservation;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 
 /// Bytes of an encoded command at the most; with it, an entry of the log fits into one message.
@@ -106,6 +107,13 @@ pub enum Change {
         /// What it says.
         change: MirrorChange,
     },
+    /// The node that asks wants to register with, reserve, release or preempt a virtual disk (SPEC B12).
+    Reservation {
+        /// The virtual disk.
+        volume: VolumeId,
+        /// What it wants.
+        command: reservation::Command,
+    },
     /// A member goes for good: its membership, its row and all that names it, in one step.
     Depart {
         /// The member, in its life.
@@ -196,6 +204,7 @@ coded! {
         5 = Cancel { reconfiguration, why }, 6 = Membership { by, expect, members, broken, causes },
         7 = RaiseEpoch { above }, 8 = Distress { member, level, reason }, 9 = Clear { node },
         10 = CreateToken(token), 11 = RevokeToken(hash), 12 = Join { token, nonce, unix_ms, changes },
-        13 = Steward(steward), 14 = Depart { member, changes }, 15 = Mirror { volume, by, change }
+        13 = Steward(steward), 14 = Depart { member, changes }, 15 = Mirror { volume, by, change },
+        16 = Reservation { volume, command }
     }
 }

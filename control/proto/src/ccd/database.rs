@@ -7,6 +7,7 @@ use super::format::FormatRow;
 use super::members::MembershipRow;
 use super::reconfiguration::{Reconfiguration, ReconfigurationId};
 use super::refusal::Refusal;
+use super::reservation::ReservationRow;
 use super::row::{Row, RowKey, Table};
 use super::session::{Known, Sessions};
 use super::token::{TokenHash, TokenRow};
@@ -47,6 +48,7 @@ pub struct Database<R: ProtocolRules = Strict> {
     pub(super) reconfigurations: BTreeMap<ReconfigurationId, Reconfiguration>,
     pub(super) tombstones: BTreeMap<NodeId, Tombstone>,
     pub(super) tokens: BTreeMap<TokenHash, TokenRow>,
+    pub(super) reservations: BTreeMap<VolumeId, ReservationRow>,
     pub(super) sessions: Sessions,
     pub(super) events: Events,
     pub(super) obeys: PhantomData<R>,
@@ -97,6 +99,7 @@ impl<R: ProtocolRules> Database<R> {
             reconfigurations: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            reservations: BTreeMap::new(),
             sessions: Sessions::default(),
             events: Events::begin(0),
             obeys: PhantomData,
@@ -194,6 +197,7 @@ impl<R: ProtocolRules> Database<R> {
             Change::RaiseEpoch { above } => self.raise_epoch(*above),
             Change::Distress { member, level, reason } => self.distress(*member, *level, reason),
             Change::Mirror { volume, by, change } => self.change_mirror(*volume, *by, *change),
+            Change::Reservation { volume, command } => self.reserve(id.node, *volume, *command),
             Change::Depart { member, changes } => self.depart(*member, changes),
             Change::Clear { node } => self.clear(*node),
             Change::CreateToken(token) => self.create_token(token),
@@ -285,6 +289,11 @@ impl<R: ProtocolRules> Database<R> {
         self.tokens.values()
     }
 
+    /// Reservations, by virtual disk, of all that ever had any.
+    pub fn reservations(&self) -> impl Iterator<Item = &ReservationRow> {
+        self.reservations.values()
+    }
+
     /// Reconfigurations under way and the last ones that were, by id.
     pub fn reconfigurations(&self) -> impl Iterator<Item = &Reconfiguration> {
         self.reconfigurations.values()
@@ -308,6 +317,7 @@ impl<R: ProtocolRules> Database<R> {
             RowKey::Reconfiguration(id) => self.reconfigurations.get(id).cloned().map(Row::Reconfiguration),
             RowKey::Tombstone(node) => self.tombstones.get(node).cloned().map(Row::Tombstone),
             RowKey::Token(hash) => self.tokens.get(hash).cloned().map(Row::Token),
+            RowKey::Reservation(volume) => self.reservations.get(volume).cloned().map(Row::Reservation),
             configured => self.rows.row(configured),
         }
     }

@@ -11,6 +11,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use blockdev_proto::geometry::VolumeId;
+use blockdev_proto::reservation;
 use core::fmt;
 use transport_proto::identity::{Epoch, NodeId};
 
@@ -50,6 +51,8 @@ pub enum Cause {
     Joined(NodeId),
     /// A node left for good.
     Departed(NodeId),
+    /// A node's command about reservations of a virtual disk.
+    Reserved(VolumeId, NodeId, reservation::Command),
     /// The node that serves a mirror said this of it.
     Mirror(VolumeId, MirrorChange),
 }
@@ -81,6 +84,9 @@ impl fmt::Display for Cause {
             Cause::Cleared(node) => write!(f, "node {} was cleared", node.0),
             Cause::Invited => write!(f, "an invitation was given or taken back"),
             Cause::Departed(node) => write!(f, "node {} left for good", node.0),
+            Cause::Reserved(volume, node, command) => {
+                write!(f, "reservations of virtual disk {}: {command}, by node {}", volume.0, node.0)
+            }
             Cause::Mirror(volume, change) => write!(f, "mirror {}: {change}", volume.0),
             Cause::Joined(node) => write!(f, "node {} joined by an invitation", node.0),
         }

@@ -9,6 +9,7 @@ use crate::view::Member;
 use alloc::boxed::Box;
 use alloc::string::String;
 use blockdev_proto::geometry::VolumeId;
+use blockdev_proto::reservation::Conflict;
 use core::fmt;
 use transport_proto::identity::{Epoch, Incarnation, NodeId};
 
@@ -43,6 +44,9 @@ pub enum Refusal {
     NoLeg { volume: VolumeId, leg: VolumeId },
     LastLeg { volume: VolumeId, leg: VolumeId },
     NotServing { node: NodeId, volume: VolumeId },
+    ReservationConflict { volume: VolumeId, conflict: Conflict },
+    PartReserved { volume: VolumeId, whole: VolumeId },
+    NotPermitted { node: NodeId, volume: VolumeId },
     NeedsReconfiguration { key: RowKey },
     Busy { key: RowKey, by: ReconfigurationId },
     // Reconfigurations.
@@ -102,6 +106,9 @@ impl fmt::Display for Refusal {
             | Refusal::NoLeg { .. }
             | Refusal::LastLeg { .. }
             | Refusal::NotServing { .. }
+            | Refusal::ReservationConflict { .. }
+            | Refusal::PartReserved { .. }
+            | Refusal::NotPermitted { .. }
             | Refusal::NeedsReconfiguration { .. }
             | Refusal::Busy { .. } => self.fmt_rows(f),
             Refusal::NothingToSynchronise
@@ -236,6 +243,18 @@ impl Refusal {
                 "leg {} is the last of volume {} that has everything: mend another first",
                 leg.0, volume.0
             ),
+            Refusal::ReservationConflict { volume, conflict } => {
+                write!(f, "reservation conflict on virtual disk {}: {conflict}", volume.0)
+            }
+            Refusal::PartReserved { volume, whole } => {
+                write!(f, "virtual disk {} is a part of volume {}: reserve that", volume.0, whole.0)
+            }
+            Refusal::NotPermitted { node, volume } => write!(
+                f,
+                "node {} may not open virtual disk {}, so it may not register with it either: see netdisk \
+                 permission list",
+                node.0, volume.0
+            ),
             Refusal::NotServing { node, volume } => write!(
                 f,
                 "node {} does not serve volume {} now: only who serves it says how its legs stand",
@@ -357,6 +376,8 @@ coded! {
         22 = NeedsReconfiguration { key }, 23 = Busy { key, by }, 24 = LegByHand { volume, leg },
         25 = NoLeg { volume, leg }, 26 = LastLeg { volume, leg }, 27 = NotServing { node, volume },
         28 = MirrorSize { name }, 29 = PartSize { name }, 60 = PartsFixed { volume },
+        61 = ReservationConflict { volume, conflict }, 62 = PartReserved { volume, whole },
+        63 = NotPermitted { node, volume },
         30 = NothingToSynchronise, 31 = BadDeadline { deadline_ms, most },
         32 = TooManyReconfigurations { most }, 33 = NoMembers, 34 = NoReconfiguration { id },
         35 = Decided { id, phase }, 36 = NotAsked { id, member }, 37 = NotHeld { id },

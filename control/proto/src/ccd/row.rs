@@ -3,6 +3,7 @@
 use super::format::FormatRow;
 use super::members::MembershipRow;
 use super::reconfiguration::{Reconfiguration, ReconfigurationId};
+use super::reservation::ReservationRow;
 use super::token::{TokenHash, TokenRow};
 use super::tombstone::Tombstone;
 use crate::codec::coded;
@@ -50,11 +51,13 @@ pub enum Table {
     Tokens,
     /// Virtual disks that lie on others.
     Volumes,
+    /// Who is registered with, and who holds, which virtual disk.
+    Reservations,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 13] = [
+    pub const ALL: [Table; 14] = [
         Table::Nodes,
         Table::Links,
         Table::Disks,
@@ -68,6 +71,7 @@ impl Table {
         Table::Tombstones,
         Table::Tokens,
         Table::Volumes,
+        Table::Reservations,
     ];
 
     /// What one of its rows is called.
@@ -86,6 +90,7 @@ impl Table {
             Table::Tombstones => "tombstone",
             Table::Tokens => "token",
             Table::Volumes => "volume",
+            Table::Reservations => "reservation",
         }
     }
 }
@@ -145,6 +150,8 @@ pub enum RowKey {
     Token(TokenHash),
     /// What a virtual disk lies on.
     Volume(VolumeId),
+    /// The reservations of a virtual disk.
+    Reservation(VolumeId),
 }
 
 impl RowKey {
@@ -164,6 +171,7 @@ impl RowKey {
             RowKey::Tombstone(_) => Table::Tombstones,
             RowKey::Token(_) => Table::Tokens,
             RowKey::Volume(_) => Table::Volumes,
+            RowKey::Reservation(_) => Table::Reservations,
         }
     }
 }
@@ -184,6 +192,7 @@ impl fmt::Display for RowKey {
             RowKey::Tombstone(node) => write!(f, "the tombstone of node {}", node.0),
             RowKey::Token(hash) => write!(f, "token {hash}"),
             RowKey::Volume(id) => write!(f, "volume {}", id.0),
+            RowKey::Reservation(id) => write!(f, "the reservations of virtual disk {}", id.0),
         }
     }
 }
@@ -214,6 +223,7 @@ pub enum Row {
     Tombstone(Tombstone),
     Token(TokenRow),
     Volume(VolumeRow),
+    Reservation(ReservationRow),
 }
 
 impl Row {
@@ -233,6 +243,7 @@ impl Row {
             Row::Tombstone(row) => RowKey::Tombstone(row.member.node),
             Row::Token(row) => RowKey::Token(row.hash),
             Row::Volume(row) => RowKey::Volume(row.volume),
+            Row::Reservation(row) => RowKey::Reservation(row.volume),
         }
     }
 }
@@ -409,17 +420,19 @@ coded! {
     enum Table {
         1 = Nodes, 2 = Links, 3 = Disks, 4 = VirtualDisks, 5 = Permissions, 6 = Nbd, 7 = Settings,
         8 = Formats, 9 = Membership, 10 = Reconfigurations, 11 = Tombstones, 12 = Tokens,
-        13 = Volumes
+        13 = Volumes, 14 = Reservations
     }
     enum RowKey {
         1 = Node(id), 2 = Link(number), 3 = Disk(id), 4 = VirtualDisk(id), 5 = Permission(id),
         6 = Nbd { node, listen }, 7 = Settings, 8 = Format(table), 9 = Membership,
-        10 = Reconfiguration(id), 11 = Tombstone(node), 12 = Token(hash), 13 = Volume(id)
+        10 = Reconfiguration(id), 11 = Tombstone(node), 12 = Token(hash), 13 = Volume(id),
+        14 = Reservation(id)
     }
     enum Row {
         1 = Node(row), 2 = Link(row), 3 = Disk(row), 4 = VirtualDisk(row), 5 = Permission(row),
         6 = Nbd(row), 7 = Settings(row), 8 = Format(row), 9 = Membership(row),
-        10 = Reconfiguration(row), 11 = Tombstone(row), 12 = Token(row), 13 = Volume(row)
+        10 = Reconfiguration(row), 11 = Tombstone(row), 12 = Token(row), 13 = Volume(row),
+        14 = Reservation(row)
     }
     enum RowChange { 1 = Put(row), 2 = Remove(key) }
 }

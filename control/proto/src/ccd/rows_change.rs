@@ -288,14 +288,19 @@ impl<R: ProtocolRules> Database<R> {
     pub(super) fn take_over(&mut self, staged: Staged, number: Epoch) -> Vec<RowEvent> {
         let mut changes = staged.changes;
         changes.retain(|change| change.before != change.after);
+        let mut forgotten = Vec::new();
         for change in &changes {
             match (&change.key, &change.after) {
-                (RowKey::VirtualDisk(volume), None) => self.forget_volume(*volume),
+                (RowKey::VirtualDisk(volume), None) => {
+                    self.forget_volume(*volume);
+                    forgotten.extend(self.forget_reservations(*volume));
+                }
                 (RowKey::Node(node), None) => {
                     self.sessions.forget_answers(*node);
                     self.tombstones.remove(node);
                     // Whoever was this node gets no key any more.
                     self.tokens.retain(|_, token| token.used.is_none_or(|used| used.node != *node));
+                    forgotten.extend(self.forget_host(*node));
                 }
                 (RowKey::VirtualDisk(volume), Some(_))
                     if change.before.is_none() || is_mapped(&change.before, &change.after) =>
@@ -310,6 +315,7 @@ impl<R: ProtocolRules> Database<R> {
                 _ => {}
             }
         }
+        changes.append(&mut forgotten);
         changes
     }
 

@@ -10,6 +10,7 @@ use super::event::Events;
 use super::format::FormatRow;
 use super::members::MembershipRow;
 use super::reconfiguration::Reconfiguration;
+use super::reservation::ReservationRow;
 use super::row::{RowKey, SettingsRow, Table};
 use super::session::{Session, Sessions};
 use super::token::TokenRow;
@@ -157,6 +158,7 @@ impl<R: ProtocolRules> Database<R> {
             Table::Tombstones => put_list(self.tombstones.values(), out),
             Table::Tokens => put_list(self.tokens.values(), out),
             Table::Volumes => rows.volumes.put(out),
+            Table::Reservations => put_list(self.reservations.values(), out),
         }
     }
 
@@ -243,6 +245,10 @@ impl<R: ProtocolRules> Database<R> {
             }
             Table::VirtualDisks => rows.virtual_disks = Vec::<VirtualDiskRow>::take(from)?,
             Table::Volumes => rows.volumes = Vec::<VolumeRow>::take(from)?,
+            Table::Reservations => {
+                let list = Vec::<ReservationRow>::take(from)?;
+                self.reservations = list.into_iter().map(|row| (row.volume, row)).collect();
+            }
             Table::Permissions => rows.permissions = Vec::<PermissionRow>::take(from)?,
             Table::Nbd => rows.nbd = Vec::<NbdRow>::take(from)?,
             Table::Settings => {
