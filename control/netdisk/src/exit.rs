@@ -7,7 +7,7 @@
 //! | 2 | the command line is wrong |
 //! | 3 | nobody knows whether the change was made: look (`netdisk status`) before doing it again |
 //! | 4 | no node answers, or the cluster has no majority |
-//! | 5 | a reservation of another node, or a registration that is not there, stands against it; nothing changed |
+//! | 5 | a reservation of another node stands against it, or a registration is missing; nothing changed |
 
 use std::fmt;
 use std::process::ExitCode;
