@@ -116,6 +116,11 @@ impl BlockEngine {
         true
     }
 
+    /// The virtual disk that an attached disk backs.
+    pub fn volume_on(&self, id: DiskId) -> Option<VolumeId> {
+        self.disks.iter().find(|disk| disk.id == id).map(|disk| disk.volume)
+    }
+
     /// Bytes that a disk can be made to hold; `None` if it is not attached.
     pub fn room_of(&self, id: DiskId) -> Option<u64> {
         let disk = self.disks.iter().find(|disk| disk.id == id)?;

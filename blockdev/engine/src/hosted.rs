@@ -192,6 +192,10 @@ impl BlockEngine {
         self.act(core);
         self.hosted.hosted.retain(|hosted| hosted.volume != volume);
         self.hosted.deadline = None;
+        // What the gate waited for, nobody would answer any more; one of that number may come again.
+        let now = core.now();
+        self.master.store_failed(now, volume, BlockErrno::Enodev, &mut self.master_actions);
+        self.act(core);
     }
 
     /// This node does not serve the volume any more, or may not.
