@@ -63,6 +63,8 @@ enum Command {
     Vdisk(table::vdisk::Arguments),
     /// See and change virtual disks that lie on others: mirrors, concatenations, stripes.
     Volume(table::volume::Arguments),
+    /// Lend spare storage, borrow volumes of it, watch and steer the whole pool.
+    Pool(table::pool::Arguments),
     /// See and change who may open a virtual disk.
     Permission(table::permission::Arguments),
     /// See who is registered with virtual disks and holds them; register, reserve, release, preempt.
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         Command::Disk(arguments) => table::disk::run(&arguments),
         Command::Vdisk(arguments) => table::vdisk::run(&arguments),
         Command::Volume(arguments) => table::volume::run(&arguments),
+        Command::Pool(arguments) => table::pool::run(&arguments),
         Command::Permission(arguments) => table::permission::run(&arguments),
         Command::Reservation(arguments) => reservation::run(&arguments),
         Command::Nbd(arguments) => table::nbd::run(&arguments),

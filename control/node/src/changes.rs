@@ -70,6 +70,8 @@ fn is_configured(table: Table) -> bool {
             | Table::Settings
             | Table::Formats
             | Table::Volumes
+            | Table::Regions
+            | Table::Loans
     )
 }
 

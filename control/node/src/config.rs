@@ -8,6 +8,7 @@ mod disks;
 mod document;
 mod links;
 mod mistake;
+mod pool;
 mod write;
 
 pub use mistake::{

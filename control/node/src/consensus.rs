@@ -2,6 +2,7 @@
 
 use blockdev_proto::geometry::VolumeId;
 use control_proto::ccd::{ANSWERS_MAX, Answer, Change, Command, Expect, OperationId};
+use control_proto::pool::RegionId;
 use control_raft::{
     ClusterStamp, Fatal, Handle, Machine, NotDone, Outcome, Outputs, RaftOptions, RaftState, Refusal,
     StartFault, Ticket,
@@ -41,6 +42,8 @@ pub(crate) enum Asker {
     Participant,
     /// This node as the one that serves a mirror.
     Mirror(VolumeId),
+    /// This node as the lender of a region.
+    Region(RegionId),
     /// This node as the leader that watches over deadlines.
     Overseer,
     /// This node as one that heard of the end of a node, or of its own past.

@@ -25,6 +25,7 @@ mod ndd;
 mod node;
 mod options;
 mod plan;
+mod pool;
 mod reconfigure;
 mod replica;
 pub mod report;

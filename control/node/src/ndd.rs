@@ -68,7 +68,15 @@ impl DiskKeeper {
         let Some(row) = disk_of(rows, self.node, volume) else { return Ok(()) };
         self.leaving.retain(|disk| *disk != row.id);
         if self.attached.contains(&row.id) {
-            return Ok(());
+            match engine.volume_on(row.id) {
+                Some(other) if other != volume.id => {}
+                _ => return Ok(()),
+            }
+            // It backed another virtual disk until a moment ago.
+            if !engine.detach_disk(&self.registry, row.id) {
+                return Err(DiskFault::Attach(DiskRefusal::Known { disk: row.id }));
+            }
+            self.attached.retain(|disk| *disk != row.id);
         }
         let backing = open_disk(rows, self.node, volume, row).map_err(DiskFault::Open)?;
         // Numbers of tokens go round; no node has so many disks at once.

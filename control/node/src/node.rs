@@ -16,6 +16,7 @@ use crate::leaving::{Depart, Farewell};
 use crate::membership::Decision;
 use crate::monitor::Monitor;
 use crate::ndd::DiskKeeper;
+use crate::pool::Eraser;
 use crate::reconfigure::Reconfigurations;
 use crate::replica::Replica;
 use crate::station::Station;
@@ -82,6 +83,8 @@ pub struct Node {
     pub(crate) folder: PathBuf,
     pub(crate) desk: Desk,
     pub(crate) reconfigurations: Reconfigurations,
+    /// Erases the regions that it lends to the pool.
+    pub(crate) eraser: Eraser,
     pub(crate) has_quorum: bool,
     /// Its own row is in entries of the log that it does not have yet.
     pub(crate) joining: bool,
@@ -140,6 +143,7 @@ impl Node {
             folder,
             desk: Desk::default(),
             reconfigurations,
+            eraser: Eraser::default(),
             has_quorum: false,
             was_in: false,
             failing: BTreeSet::new(),
@@ -294,6 +298,7 @@ impl Node {
         self.keep_lease();
         self.reconfigure();
         self.arrive();
+        self.erase_regions();
         self.tidy_up();
         while let Some(asked) = self.admin.as_ref().and_then(|admin| admin.desk.take()) {
             self.answer(asked);
@@ -354,7 +359,7 @@ impl Node {
                 Asker::Admin(number) => self.desk.finished(number, finished.result),
                 Asker::Departure => self.departure_answered(&finished.result),
                 Asker::Participant => self.reconfigurations.answered(core.now()),
-                Asker::Overseer | Asker::Arrival | Asker::Witness | Asker::Mirror(_) => {}
+                Asker::Overseer | Asker::Arrival | Asker::Witness | Asker::Mirror(_) | Asker::Region(_) => {}
             }
         }
     }

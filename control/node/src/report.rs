@@ -1,10 +1,12 @@
 //! What `netdisk status` tells: the node at one moment, as data and as text.
 
 mod changes;
+mod regions;
 mod verbs;
 mod volumes;
 
 pub(crate) use changes::change_text;
+pub use regions::Region;
 pub use verbs::Verbs;
 pub use volumes::{Assembly, Leg, Mirror, Part};
 
@@ -74,6 +76,9 @@ pub struct Status {
     /// Concatenations and stripes.
     #[serde(default)]
     pub assemblies: Vec<Assembly>,
+    /// Regions that this node lends to the pool and erases.
+    #[serde(default)]
+    pub regions: Vec<Region>,
     /// Requests of this node's clients.
     pub driver: Driver,
     /// Requests of all nodes for the disks here.
@@ -341,6 +346,7 @@ pub(crate) fn status(node: &mut Node) -> Status {
         virtual_disks: virtual_disks(&rows, &engine, &open),
         mirrors: mirrored,
         assemblies: assembled,
+        regions: regions::regions(&rows, node.genesis.node, &node.eraser),
         driver: Driver {
             pending: engine.driver.pending,
             completed: engine.driver.completed,

@@ -30,6 +30,7 @@ mod event;
 mod format;
 mod members;
 mod mirror;
+mod pool;
 mod reconfiguration;
 mod refusal;
 mod reservation;
@@ -48,6 +49,7 @@ pub use event::{Cause, EVENT_BYTES_MAX, EVENTS_MAX, Event, Gap, RowEvent};
 pub use format::{FormatRow, Step};
 pub use members::{BROKEN_MAX, MemberCause, MembershipRow, Steward, Why};
 pub use mirror::MirrorChange;
+pub use pool::PoolRefusal;
 pub use reconfiguration::{
     CancelCause, DEADLINE_MS_MAX, FINISHED_MAX, Phase, RECONFIGURATIONS_MAX, Reconfiguration,
     ReconfigurationId,

@@ -14,6 +14,7 @@ pub mod ccd;
 mod codec;
 pub mod distress;
 pub mod membership;
+pub mod pool;
 pub mod protocol_rules;
 pub mod reconfiguration;
 pub mod rows;

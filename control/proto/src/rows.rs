@@ -1,6 +1,7 @@
 //! Rows of the cluster configuration (SPEC C2). Whoever makes them has checked them by the rules of
 //! [`crate::rules`]: ids are unique, references resolve, limits hold.
 
+use crate::pool::{LoanRow, RegionRow};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use blockdev_proto::assembly::{Arrangement, ArrangementFault, PARTS_MAX};
@@ -353,6 +354,10 @@ pub struct ClusterRows {
     pub permissions: Vec<PermissionRow>,
     /// NBD servers by node and address.
     pub nbd: Vec<NbdRow>,
+    /// Spare storage by rising number.
+    pub regions: Vec<RegionRow>,
+    /// Volumes lent on it by rising number.
+    pub loans: Vec<LoanRow>,
     /// Memory that one node may use for transport and I/O, bytes.
     pub memory_budget_bytes: u64,
     /// How rails are watched.
@@ -391,6 +396,8 @@ impl ClusterRows {
             volumes: Vec::new(),
             permissions: Vec::new(),
             nbd: Vec::new(),
+            regions: Vec::new(),
+            loans: Vec::new(),
             memory_budget_bytes: MEMORY_BUDGET_BYTES_USUAL,
             connectivity: connectivity::Settings::default(),
             membership: MembershipTimes::default(),
@@ -405,6 +412,8 @@ impl ClusterRows {
         self.virtual_disks.sort_by_key(|row| row.id);
         self.volumes.sort_by_key(|row| row.volume);
         self.permissions.sort_by_key(|row| row.volume);
+        self.regions.sort_by_key(|row| row.id);
+        self.loans.sort_by_key(|row| row.id);
         self.nbd.sort_by(|a, b| (a.node, &a.listen).cmp(&(b.node, &b.listen)));
     }
 

@@ -8,9 +8,11 @@ mod addresses;
 mod disks;
 mod fault;
 mod links;
+mod pool;
 mod volumes;
 
 pub use fault::{RowFault, SettingKey};
+pub use pool::PoolFault;
 
 use crate::ccd::{Row, RowKey, SettingsRow, Table};
 use crate::rows::{
@@ -34,6 +36,8 @@ pub fn check_row(rows: &ClusterRows, row: &Row, out: &mut Vec<RowFault>) {
         Row::VirtualDisk(row) => disks::check_virtual_disk(rows, row, out),
         Row::Volume(row) => volumes::check_volume(rows, row, out),
         Row::Permission(row) => check_permission(rows, row, out),
+        Row::Region(row) => pool::check_region(rows, row, out),
+        Row::Loan(row) => pool::check_loan(rows, row, out),
         Row::Nbd(row) => check_nbd(rows, row, out),
         Row::Settings(row) => check_settings(row, out),
         _ => {}
@@ -67,6 +71,12 @@ pub fn check_all(rows: &ClusterRows) -> Vec<(RowKey, RowFault)> {
 
 /// Rows that another row's change may have made wrong: those that name it, or share a thing with it.
 pub fn touched_by(rows: &ClusterRows, key: &RowKey) -> Vec<Row> {
+    let mut touched = pool::touched_by(rows, key);
+    touched.extend(touched_besides_pool(rows, key));
+    touched
+}
+
+fn touched_besides_pool(rows: &ClusterRows, key: &RowKey) -> Vec<Row> {
     match key {
         RowKey::Node(node) => touched_by_node(rows, *node),
         RowKey::Disk(disk) => {

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use blockdev_proto::mirror::LegState;
 use control_node::config::{Config, to_json, to_toml};
 use control_proto::ccd::{Database, Row, RowChange, SettingsRow};
+use control_proto::pool::RegionState;
 use control_proto::rows::{ClusterRows, LegRow, MirrorShape, Shape};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -72,6 +73,7 @@ fn plan(database: &Database, wanted: &ClusterRows) -> anyhow::Result<Plan> {
     let connectivity = Settings { period, missed_down, heard_up, sticky, ..rows.connectivity };
     wanted.put(Row::Settings(SettingsRow { connectivity, ..wanted.settings() }));
     keep_legs(rows, &mut wanted);
+    keep_pool(rows, &mut wanted);
     let mut changes: Vec<RowChange> = Vec::new();
     for row in wanted.all_rows().filter(|row| rows.row(&row.key()).as_ref() != Some(row)) {
         changes.push(RowChange::Put(row));
@@ -100,12 +102,30 @@ fn keep_legs(rows: &ClusterRows, wanted: &mut ClusterRows) {
     }
 }
 
+/// What became of regions and lent volumes is no matter of files either.
+fn keep_pool(rows: &ClusterRows, wanted: &mut ClusterRows) {
+    for row in &mut wanted.regions {
+        if let Some(known) = rows.region(row.id).filter(|_| row.loan().is_none()) {
+            row.state = match known.state {
+                RegionState::Lent(_) => RegionState::Erasing,
+                state => state,
+            };
+        }
+    }
+    for row in &mut wanted.loans {
+        if let Some(known) = rows.loan(row.id).filter(|known| known.mounted == row.mounted) {
+            row.kept = known.kept.clone();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
     use super::*;
     use crate::change::sample::{after, database, refused, rows};
+    use control_proto::pool::RegionId;
 
     fn from(text: &str) -> ClusterRows {
         Config::parse_rows(Path::new("/c.toml"), text).unwrap()
@@ -159,6 +179,58 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_ne!(identity(&back), identity(&made), "what it missed meanwhile is marked nowhere");
+    }
+
+    // proves: M1 C2
+    #[test]
+    fn the_pool_that_was_exported_is_imported_as_it_stands() {
+        let pool = r#"
+            [[disk]]
+            id = 7
+            name = "lent"
+            nodes = ["beta"]
+            path = "/lent.img"
+            [[disk]]
+            id = 8
+            name = "more"
+            nodes = ["alpha"]
+            path = "/more.img"
+            [[region]]
+            id = 3
+            name = "r3"
+            lender = "beta"
+            disks = ["lent"]
+            sizes = ["64MiB"]
+            form = "concatenated"
+            [[region]]
+            id = 4
+            name = "r4"
+            lender = "alpha"
+            disks = ["more"]
+            sizes = ["32MiB"]
+            drained = true
+            [[loan]]
+            id = 2
+            name = "v"
+            borrower = "gamma"
+            form = "concatenated"
+            size = "48MiB"
+            regions = ["r3"]
+        "#;
+        let written = format!("{}{pool}", to_toml(&rows()));
+        let start = Database::found(from(&written)).unwrap();
+        assert!(start.rows().region(RegionId(3)).unwrap().loan().is_some());
+        assert_eq!(start.rows().region(RegionId(4)).unwrap().state, RegionState::Erasing);
+        let exported = to_toml(start.rows());
+        assert!(plan(&start, &from(&exported)).unwrap().changes.is_empty(), "{exported}");
+        let faults = Config::parse_rows(Path::new("/c.toml"), &written.replace("[\"r3\"]", "[\"r5\"]"));
+        assert!(faults.unwrap_err().to_string().contains("region"));
+        // What is lent does not become free by a file: it is given back, and erased first.
+        let less = exported.split("[[loan]]").next().unwrap();
+        let back =
+            after(&after(&database(), &|db| plan(db, &from(less))).unwrap(), &|db| plan(db, &from(less)));
+        let state = back.unwrap().rows().region(RegionId(3)).unwrap().state;
+        assert_eq!(state, RegionState::Erasing);
     }
 
     #[test]

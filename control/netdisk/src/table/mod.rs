@@ -7,6 +7,7 @@ pub(crate) mod link;
 pub(crate) mod nbd;
 pub(crate) mod node;
 pub(crate) mod permission;
+pub(crate) mod pool;
 pub(crate) mod rail;
 pub(crate) mod vdisk;
 pub(crate) mod volume;

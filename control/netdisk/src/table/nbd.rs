@@ -78,7 +78,7 @@ fn listed(database: &Database) -> Vec<Vec<String>> {
     rows.nbd.iter().map(one).collect()
 }
 
-fn address(text: &str) -> anyhow::Result<NbdAddress> {
+pub(super) fn address(text: &str) -> anyhow::Result<NbdAddress> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(NbdAddress::Unix(path.to_owned()));
     }

@@ -82,6 +82,8 @@ impl<'a> Check<'a> {
         let volumes = self.read_volumes(&document.virtual_disk, &virtual_disks);
         let permissions = self.read_permissions(&document.permission, &virtual_disks);
         let nbd = self.read_nbd(&document.nbd, &virtual_disks, &volumes);
+        let mut regions = self.read_regions(&document.region, &disks);
+        let loans = self.read_loans(&document.loan, &mut regions, &virtual_disks);
         let memory_budget_bytes = self.budget(document);
         let connectivity = self.heartbeat(&document.heartbeat);
         let membership = self.membership(&document.membership);
@@ -95,6 +97,8 @@ impl<'a> Check<'a> {
             volumes,
             permissions,
             nbd,
+            regions,
+            loans,
             memory_budget_bytes,
             connectivity,
             membership,

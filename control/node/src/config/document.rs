@@ -1,6 +1,7 @@
 //! The file as people write it. What is here is checked for shape only; meaning is checked in the sibling
 //! modules.
 
+use super::pool::{LoanSection, RegionSection};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,6 +30,10 @@ pub(super) struct Document {
     pub(super) permission: Vec<Spanned<PermissionSection>>,
     #[serde(default)]
     pub(super) nbd: Vec<Spanned<NbdSection>>,
+    #[serde(default)]
+    pub(super) region: Vec<Spanned<RegionSection>>,
+    #[serde(default)]
+    pub(super) loan: Vec<Spanned<LoanSection>>,
 }
 
 #[derive(Deserialize)]

@@ -43,6 +43,10 @@ pub enum Row {
     Nbd,
     /// A candidate of a virtual disk.
     Candidate,
+    /// `[[region]]`
+    Region,
+    /// `[[loan]]`
+    Loan,
 }
 
 impl fmt::Display for Row {
@@ -56,6 +60,8 @@ impl fmt::Display for Row {
             Row::Permission => "permission",
             Row::Nbd => "nbd server",
             Row::Candidate => "candidate",
+            Row::Region => "region",
+            Row::Loan => "lent volume",
         })
     }
 }

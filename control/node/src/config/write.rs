@@ -2,6 +2,7 @@
 //! not in it. Every id and address is written out, so that nothing depends on the order of the file.
 
 use super::document::{DiskKindName, LostQuorumName, RailKind, SpreadName};
+use super::pool::{LoanText, RegionText, loan, region};
 use blockdev_proto::geometry::{DiskId, VolumeId};
 use blockdev_proto::mirror::LegState;
 use control_proto::ccd::{Row, RowKey};
@@ -28,6 +29,10 @@ struct Text {
     virtual_disk: Vec<VirtualDisk>,
     permission: Vec<Permission>,
     nbd: Vec<Nbd>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    region: Vec<RegionText>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    loan: Vec<LoanText>,
 }
 
 #[derive(Serialize)]
@@ -174,6 +179,8 @@ pub fn row_to_json(rows: &ClusterRows, row: &Row) -> serde_json::Value {
         Row::Volume(row) => serde_json::to_value(volume(rows, row)),
         Row::Permission(row) => serde_json::to_value(permission(rows, row)),
         Row::Nbd(row) => serde_json::to_value(nbd(rows, row)),
+        Row::Region(row) => serde_json::to_value(region(rows, row)),
+        Row::Loan(row) => serde_json::to_value(loan(rows, row)),
         Row::Settings(_) => {
             let mut with = ClusterRows::empty("");
             with.put(row.clone());
@@ -199,6 +206,12 @@ pub fn key_text(rows: &ClusterRows, key: &RowKey) -> String {
         RowKey::Volume(id) => format!("volume {}", volume_name(rows, *id)),
         RowKey::Permission(id) => format!("permission of virtual disk {}", volume_name(rows, *id)),
         RowKey::Nbd { node, listen } => format!("nbd server of {} at {listen}", rows.node_name(*node)),
+        RowKey::Region(id) => {
+            format!("region {}", rows.region(*id).map_or_else(|| id.0.to_string(), |row| row.name.clone()))
+        }
+        RowKey::Loan(id) => {
+            format!("lent volume {}", rows.loan(*id).map_or_else(|| id.0.to_string(), |row| row.name.clone()))
+        }
         RowKey::Tombstone(node) => format!("tombstone of {}", rows.node_name(*node)),
         other => other.to_string(),
     }
@@ -221,6 +234,8 @@ fn whole(rows: &ClusterRows) -> Text {
         virtual_disk: rows.virtual_disks.iter().map(|row| virtual_disk(rows, row)).collect(),
         permission: rows.permissions.iter().map(|row| permission(rows, row)).collect(),
         nbd: rows.nbd.iter().map(|row| nbd(rows, row)).collect(),
+        region: rows.regions.iter().map(|row| region(rows, row)).collect(),
+        loan: rows.loans.iter().map(|row| loan(rows, row)).collect(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use blockdev_proto::geometry::DiskId;
 use control_proto::ccd::{MembershipRow, ReservationRow, Row, RowEvent};
+use control_proto::pool::RegionState;
 use control_proto::rows::{LinkRow, NodeRow, PermissionRow, VirtualDiskRow};
 use control_proto::view::{BrokenPath, Member};
 use transport_proto::identity::NodeId;
@@ -26,6 +27,11 @@ fn one(row: &Row) -> String {
         Row::Permission(row) => format!("owner {} group {} mode {:o}", row.owner, row.group, row.mode),
         Row::Membership(row) => format!("members {}", members(&row.members)),
         Row::Reconfiguration(row) => format!("{}; {}", row.phase, waits(&row.missing)),
+        Row::Region(row) => format!("{}, {}", row.name, region_state(row.state)),
+        Row::Loan(row) => {
+            let path = if row.mounted.is_some() { "mounted" } else { "not mounted" };
+            format!("{}, lent to node {}, {path}", row.name, row.borrower.0)
+        }
         Row::Tombstone(row) => format!("{}: {}", row.level, row.reason),
         Row::Reservation(row) => reservations(row),
         _ => String::new(),
@@ -39,6 +45,14 @@ fn reservations(row: &ReservationRow) -> String {
         Some(held) => format!("held by node {} ({}), registered: {registered}", held.by.0, held.kind),
         None if row.reservations.registrants.is_empty() => "nobody is registered".to_owned(),
         None => format!("registered: {registered}"),
+    }
+}
+
+fn region_state(state: RegionState) -> &'static str {
+    match state {
+        RegionState::Erasing => "being erased",
+        RegionState::Free => "free",
+        RegionState::Lent(_) => "lent",
     }
 }
 

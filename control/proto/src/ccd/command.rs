@@ -8,6 +8,7 @@ use super::row::{RowChange, RowKey};
 use super::token::{TokenHash, TokenRow};
 use super::tombstone::DistressLevel;
 use crate::codec::{CodeFault, Coded, Reader, Writer, coded};
+use crate::pool::RegionId;
 use crate::view::{BrokenPath, Member};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -114,6 +115,13 @@ pub enum Change {
         /// What it wants.
         command: reservation::Command,
     },
+    /// The lender of a region says that every byte of it is zero, durably.
+    Erased {
+        /// The region.
+        region: RegionId,
+        /// Its lender, in its life.
+        by: Member,
+    },
     /// A member goes for good: its membership, its row and all that names it, in one step.
     Depart {
         /// The member, in its life.
@@ -205,6 +213,6 @@ coded! {
         7 = RaiseEpoch { above }, 8 = Distress { member, level, reason }, 9 = Clear { node },
         10 = CreateToken(token), 11 = RevokeToken(hash), 12 = Join { token, nonce, unix_ms, changes },
         13 = Steward(steward), 14 = Depart { member, changes }, 15 = Mirror { volume, by, change },
-        16 = Reservation { volume, command }
+        16 = Reservation { volume, command }, 20 = Erased { region, by }
     }
 }

@@ -198,6 +198,7 @@ impl<R: ProtocolRules> Database<R> {
             Change::Distress { member, level, reason } => self.distress(*member, *level, reason),
             Change::Mirror { volume, by, change } => self.change_mirror(*volume, *by, *change),
             Change::Reservation { volume, command } => self.reserve(id.node, *volume, *command),
+            Change::Erased { region, by } => self.erased(*region, *by),
             Change::Depart { member, changes } => self.depart(*member, changes),
             Change::Clear { node } => self.clear(*node),
             Change::CreateToken(token) => self.create_token(token),

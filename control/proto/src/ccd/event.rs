@@ -6,6 +6,7 @@ use super::mirror::MirrorChange;
 use super::reconfiguration::{CancelCause, ReconfigurationId};
 use super::row::{Row, RowKey};
 use super::tombstone::DistressLevel;
+use crate::pool::RegionId;
 use crate::view::Member;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -55,6 +56,8 @@ pub enum Cause {
     Reserved(VolumeId, NodeId, reservation::Command),
     /// The node that serves a mirror said this of it.
     Mirror(VolumeId, MirrorChange),
+    /// The lender of a region has erased it.
+    Erased(RegionId),
 }
 
 impl fmt::Display for Cause {
@@ -87,6 +90,7 @@ impl fmt::Display for Cause {
             Cause::Reserved(volume, node, command) => {
                 write!(f, "reservations of virtual disk {}: {command}, by node {}", volume.0, node.0)
             }
+            Cause::Erased(region) => write!(f, "region {} is erased", region.0),
             Cause::Mirror(volume, change) => write!(f, "mirror {}: {change}", volume.0),
             Cause::Joined(node) => write!(f, "node {} joined by an invitation", node.0),
         }

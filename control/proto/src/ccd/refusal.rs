@@ -1,5 +1,6 @@
 //! Why a command changed nothing. Each text says what stood against it, then what to do.
 
+use super::pool::PoolRefusal;
 use super::reconfiguration::{Phase, ReconfigurationId};
 use super::row::{RowKey, Table};
 use super::token::TokenHash;
@@ -76,6 +77,8 @@ pub enum Refusal {
     TokenExpired,
     TokenOfOther { node: NodeId },
     JoinAddsNoNode,
+    // The pool.
+    Pool(PoolRefusal),
 }
 
 impl fmt::Display for Refusal {
@@ -119,6 +122,7 @@ impl fmt::Display for Refusal {
             | Refusal::Decided { .. }
             | Refusal::NotAsked { .. }
             | Refusal::NotHeld { .. } => self.fmt_reconfiguration(f),
+            Refusal::Pool(refusal) => refusal.fmt(f),
             _ => self.fmt_member(f),
         }
     }
@@ -386,6 +390,6 @@ coded! {
         46 = NoTombstone { node }, 48 = StillServes { node, name }, 47 = NotSteward { term },
         50 = TooManyTokens { most }, 51 = TokenTaken { token }, 52 = NoToken,
         56 = TokenUsed { node },
-        53 = TokenExpired, 54 = TokenOfOther { node }, 55 = JoinAddsNoNode
+        53 = TokenExpired, 54 = TokenOfOther { node }, 55 = JoinAddsNoNode, 90 = Pool(refusal)
     }
 }

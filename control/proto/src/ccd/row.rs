@@ -7,6 +7,7 @@ use super::reservation::ReservationRow;
 use super::token::{TokenHash, TokenRow};
 use super::tombstone::Tombstone;
 use crate::codec::coded;
+use crate::pool::{LoanId, LoanRow, RegionId, RegionRow};
 use crate::rows::{
     ClusterRows, DiskKind, DiskPort, DiskRow, LegRow, LinkNumber, LinkRow, LostQuorum, MembershipTimes,
     MirrorShape, NbdAddress, NbdRow, NodeRow, PermissionRow, RailAddress, RailEnd, RailRow, Shape,
@@ -53,11 +54,15 @@ pub enum Table {
     Volumes,
     /// Who is registered with, and who holds, which virtual disk.
     Reservations,
+    /// Spare storage that nodes lend.
+    Regions,
+    /// Volumes that are lent on it.
+    Loans,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 14] = [
+    pub const ALL: [Table; 16] = [
         Table::Nodes,
         Table::Links,
         Table::Disks,
@@ -72,6 +77,8 @@ impl Table {
         Table::Tokens,
         Table::Volumes,
         Table::Reservations,
+        Table::Regions,
+        Table::Loans,
     ];
 
     /// What one of its rows is called.
@@ -91,6 +98,8 @@ impl Table {
             Table::Tokens => "token",
             Table::Volumes => "volume",
             Table::Reservations => "reservation",
+            Table::Regions => "region",
+            Table::Loans => "lent volume",
         }
     }
 }
@@ -152,6 +161,10 @@ pub enum RowKey {
     Volume(VolumeId),
     /// The reservations of a virtual disk.
     Reservation(VolumeId),
+    /// Spare storage.
+    Region(RegionId),
+    /// A volume that is lent.
+    Loan(LoanId),
 }
 
 impl RowKey {
@@ -172,6 +185,8 @@ impl RowKey {
             RowKey::Token(_) => Table::Tokens,
             RowKey::Volume(_) => Table::Volumes,
             RowKey::Reservation(_) => Table::Reservations,
+            RowKey::Region(_) => Table::Regions,
+            RowKey::Loan(_) => Table::Loans,
         }
     }
 }
@@ -193,6 +208,8 @@ impl fmt::Display for RowKey {
             RowKey::Token(hash) => write!(f, "token {hash}"),
             RowKey::Volume(id) => write!(f, "volume {}", id.0),
             RowKey::Reservation(id) => write!(f, "the reservations of virtual disk {}", id.0),
+            RowKey::Region(id) => write!(f, "region {}", id.0),
+            RowKey::Loan(id) => write!(f, "lent volume {}", id.0),
         }
     }
 }
@@ -224,6 +241,8 @@ pub enum Row {
     Token(TokenRow),
     Volume(VolumeRow),
     Reservation(ReservationRow),
+    Region(RegionRow),
+    Loan(LoanRow),
 }
 
 impl Row {
@@ -244,6 +263,8 @@ impl Row {
             Row::Token(row) => RowKey::Token(row.hash),
             Row::Volume(row) => RowKey::Volume(row.volume),
             Row::Reservation(row) => RowKey::Reservation(row.volume),
+            Row::Region(row) => RowKey::Region(row.id),
+            Row::Loan(row) => RowKey::Loan(row.id),
         }
     }
 }
@@ -304,6 +325,8 @@ impl ClusterRows {
             RowKey::Disk(id) => self.disk(*id).cloned().map(Row::Disk),
             RowKey::VirtualDisk(id) => self.virtual_disk(*id).cloned().map(Row::VirtualDisk),
             RowKey::Volume(id) => self.volume(*id).cloned().map(Row::Volume),
+            RowKey::Region(id) => self.region(*id).cloned().map(Row::Region),
+            RowKey::Loan(id) => self.loan(*id).cloned().map(Row::Loan),
             RowKey::Permission(id) => self.permission(*id).cloned().map(Row::Permission),
             RowKey::Nbd { node, listen } => self.nbd_server(*node, listen).cloned().map(Row::Nbd),
             RowKey::Settings => Some(Row::Settings(self.settings())),
@@ -321,6 +344,8 @@ impl ClusterRows {
             .chain(self.volumes.iter().cloned().map(Row::Volume))
             .chain(self.permissions.iter().cloned().map(Row::Permission))
             .chain(self.nbd.iter().cloned().map(Row::Nbd))
+            .chain(self.regions.iter().cloned().map(Row::Region))
+            .chain(self.loans.iter().cloned().map(Row::Loan))
     }
 
     /// Puts a configured row into its place, unchecked. The row that was there comes back.
@@ -336,6 +361,8 @@ impl ClusterRows {
                 put_sorted(&mut self.virtual_disks, row, |row| row.id).map(Row::VirtualDisk)
             }
             Row::Volume(row) => put_sorted(&mut self.volumes, row, |row| row.volume).map(Row::Volume),
+            Row::Region(row) => put_sorted(&mut self.regions, row, |row| row.id).map(Row::Region),
+            Row::Loan(row) => put_sorted(&mut self.loans, row, |row| row.id).map(Row::Loan),
             Row::Permission(row) => {
                 put_sorted(&mut self.permissions, row, |row| row.volume).map(Row::Permission)
             }
@@ -363,6 +390,8 @@ impl ClusterRows {
                 remove_sorted(&mut self.virtual_disks, id, |row| row.id).map(Row::VirtualDisk)
             }
             RowKey::Volume(id) => remove_sorted(&mut self.volumes, id, |row| row.volume).map(Row::Volume),
+            RowKey::Region(id) => remove_sorted(&mut self.regions, id, |row| row.id).map(Row::Region),
+            RowKey::Loan(id) => remove_sorted(&mut self.loans, id, |row| row.id).map(Row::Loan),
             RowKey::Permission(id) => {
                 remove_sorted(&mut self.permissions, id, |row| row.volume).map(Row::Permission)
             }
@@ -420,19 +449,19 @@ coded! {
     enum Table {
         1 = Nodes, 2 = Links, 3 = Disks, 4 = VirtualDisks, 5 = Permissions, 6 = Nbd, 7 = Settings,
         8 = Formats, 9 = Membership, 10 = Reconfigurations, 11 = Tombstones, 12 = Tokens,
-        13 = Volumes, 14 = Reservations
+        13 = Volumes, 14 = Reservations, 20 = Regions, 21 = Loans
     }
     enum RowKey {
         1 = Node(id), 2 = Link(number), 3 = Disk(id), 4 = VirtualDisk(id), 5 = Permission(id),
         6 = Nbd { node, listen }, 7 = Settings, 8 = Format(table), 9 = Membership,
         10 = Reconfiguration(id), 11 = Tombstone(node), 12 = Token(hash), 13 = Volume(id),
-        14 = Reservation(id)
+        14 = Reservation(id), 20 = Region(id), 21 = Loan(id)
     }
     enum Row {
         1 = Node(row), 2 = Link(row), 3 = Disk(row), 4 = VirtualDisk(row), 5 = Permission(row),
         6 = Nbd(row), 7 = Settings(row), 8 = Format(row), 9 = Membership(row),
         10 = Reconfiguration(row), 11 = Tombstone(row), 12 = Token(row), 13 = Volume(row),
-        14 = Reservation(row)
+        14 = Reservation(row), 20 = Region(row), 21 = Loan(row)
     }
     enum RowChange { 1 = Put(row), 2 = Remove(key) }
 }

@@ -157,6 +157,8 @@ impl<R: ProtocolRules> Database<R> {
                     | Table::VirtualDisks
                     | Table::Volumes
                     | Table::Permissions
+                    | Table::Regions
+                    | Table::Loans
                     | Table::Nbd
                     | Table::Settings
                     | Table::Formats
@@ -184,6 +186,7 @@ impl<R: ProtocolRules> Database<R> {
             return Err(Refusal::NoSuchRow { key: key.clone() });
         }
         match key {
+            RowKey::Region(_) | RowKey::Loan(_) => self.check_pool_removal(key),
             RowKey::Node(node) if self.membership.members.iter().any(|member| member.node == *node) => {
                 Err(Refusal::IsMember { node: *node })
             }
@@ -201,6 +204,9 @@ impl<R: ProtocolRules> Database<R> {
                 Err(Refusal::FormatVersion { table, found, known })
             }
             Row::Volume(row) => self.check_volume(row),
+            Row::Region(row) => self.check_region_put(row),
+            Row::Loan(row) => self.check_loan_put(row),
+            Row::Disk(row) => self.check_lent_disk(row),
             Row::VirtualDisk(row) => match self.rows.virtual_disk(row.id) {
                 Some(known) if row.size_bytes < known.size_bytes => Err(Refusal::Shrinks {
                     name: known.name.clone(),
@@ -277,7 +283,12 @@ impl<R: ProtocolRules> Database<R> {
             change.before != change.after
                 && !matches!(
                     change.key.table(),
-                    Table::Permissions | Table::Nbd | Table::Formats | Table::Volumes
+                    Table::Permissions
+                        | Table::Nbd
+                        | Table::Formats
+                        | Table::Volumes
+                        | Table::Regions
+                        | Table::Loans
                 )
         };
         let number = if staged.changes.iter().any(configures) { self.raise_number() } else { self.number };

@@ -16,6 +16,7 @@ use super::session::{Session, Sessions};
 use super::token::TokenRow;
 use super::tombstone::Tombstone;
 use crate::codec::{CodeFault, Coded, Reader, Writer, coded};
+use crate::pool::{LoanRow, RegionRow};
 use crate::protocol_rules::ProtocolRules;
 use crate::rows::{
     ClusterRows, DiskRow, LinkRow, LostQuorum, NbdRow, NodeRow, PermissionRow, VirtualDiskRow, VolumeRow,
@@ -159,6 +160,8 @@ impl<R: ProtocolRules> Database<R> {
             Table::Tokens => put_list(self.tokens.values(), out),
             Table::Volumes => rows.volumes.put(out),
             Table::Reservations => put_list(self.reservations.values(), out),
+            Table::Regions => rows.regions.put(out),
+            Table::Loans => rows.loans.put(out),
         }
     }
 
@@ -249,6 +252,8 @@ impl<R: ProtocolRules> Database<R> {
                 let list = Vec::<ReservationRow>::take(from)?;
                 self.reservations = list.into_iter().map(|row| (row.volume, row)).collect();
             }
+            Table::Regions => rows.regions = Vec::<RegionRow>::take(from)?,
+            Table::Loans => rows.loans = Vec::<LoanRow>::take(from)?,
             Table::Permissions => rows.permissions = Vec::<PermissionRow>::take(from)?,
             Table::Nbd => rows.nbd = Vec::<NbdRow>::take(from)?,
             Table::Settings => {

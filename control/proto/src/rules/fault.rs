@@ -1,5 +1,6 @@
 //! What can be wrong with a row. The text of each says what is wrong, then what to do.
 
+use super::pool::PoolFault;
 use crate::ccd::{RowKey, Table};
 use crate::codec::coded;
 use crate::rows::{
@@ -109,6 +110,8 @@ pub enum RowFault {
     BadChunk { chunk_bytes: u32 },
     PartTooSmall { part: String },
     PartsTooSmall { size_bytes: u64, capacity_bytes: u64 },
+    // The pool.
+    Pool(PoolFault),
     // Values.
     BadMode { mode: u32 },
     BadSocketPath { path: String },
@@ -159,6 +162,7 @@ impl fmt::Display for RowFault {
             | RowFault::BadChunk { .. }
             | RowFault::PartTooSmall { .. }
             | RowFault::PartsTooSmall { .. } => self.fmt_volume(f),
+            RowFault::Pool(fault) => fault.fmt(f),
             _ => self.fmt_disk_or_value(f),
         }
     }
@@ -395,6 +399,6 @@ coded! {
         83 = PartCount { found }, 84 = BadChunk { chunk_bytes }, 85 = PartTooSmall { part },
         86 = PartsTooSmall { size_bytes, capacity_bytes }, 60 = BadMode { mode },
         61 = BadSocketPath { path }, 62 = BudgetTooSmall { bytes }, 63 = OutOfRange { key },
-        64 = SuspectTooLong
+        64 = SuspectTooLong, 100 = Pool(fault)
     }
 }

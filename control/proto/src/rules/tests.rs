@@ -53,6 +53,8 @@ fn sound() -> ClusterRows {
         }],
         permissions: vec![PermissionRow { volume: VolumeId(0), owner: 1, group: 1, mode: 0o600, nodes }],
         nbd: vec![NbdRow { node: NodeId(1), listen, exports: vec![VolumeId(0)] }],
+        regions: Vec::new(),
+        loans: Vec::new(),
         ..ClusterRows::empty("north")
     }
 }
