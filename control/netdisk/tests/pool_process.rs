@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use control_node::report::Status;
-use fixtures_lab::{Cluster, ClusterPlan, NbdClient, Program, until};
+use fixtures_lab::{Cluster, ClusterPlan, Load, NbdClient, Program, until};
 use serde_json::Value;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -156,6 +156,34 @@ fn a_mirrored_volume_goes_from_borrower_to_borrower_and_nothing_of_the_first_is_
     done(&cluster, &next);
     let socket = mount(&cluster, "w");
     assert!(is_zero(&read(&socket, 0, 8 * MIB)), "it reads what another wrote");
+}
+
+// proves: M4 M8 B10
+#[test]
+fn a_copy_is_moved_off_a_node_while_its_borrower_writes() {
+    let mut cluster = Cluster::start(NETDISK, ClusterPlan::default());
+    for node in 1..=3 {
+        lend(&cluster, &format!("r{node}"), node, 16, "mirrored");
+    }
+    until_free(&cluster);
+    let words = ["pool", "allocate", "v", "--borrower", "3", "--size", "8MiB", "--form", "mirrored"];
+    done(&cluster, &[&words[..], &["--avoid", "3"]].concat());
+    let socket = mount(&cluster, "v");
+    cluster.until_status(3, "both copies are in sync", in_sync);
+    let load = Load::start(&socket, 4, 0..2048);
+    load.goes_on(300);
+    // Served by node 1, which is the one that goes.
+    let said = done(&cluster, &["pool", "evacuate", "r1"]);
+    assert!(said.contains("v lies elsewhere now"), "{said}");
+    load.goes_on(300);
+    let ledger = load.finish();
+    until("r1 is erased", || (table(&cluster)[0]["state"] == "free").then_some(()));
+    assert!(is_zero(&bytes_at(&image(&cluster, "r1"), 0, 16 * MIB)));
+    cluster.kill_node(1);
+    ledger.verify(&socket);
+    let both = ["r2", "r3"].map(|name| bytes_at(&image(&cluster, name), 0, 8 * MIB));
+    assert!(both[0] == both[1] && !is_zero(&both[0]), "the copies differ");
+    assert_eq!(cluster.status(3).unwrap().driver.failed, 0);
 }
 
 // proves: M5

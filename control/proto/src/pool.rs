@@ -14,7 +14,7 @@
 mod mounting;
 mod placement;
 
-pub use mounting::{MountFault, mount, unmount};
+pub use mounting::{MountFault, mount, narrow, unmount, widen};
 pub(crate) use placement::share_bytes;
 pub use placement::{NoRoom, Wanted, place};
 
@@ -155,7 +155,9 @@ pub struct LoanRow {
     pub form: Form,
     /// Bytes that the borrower sees.
     pub size_bytes: u64,
-    /// On what it lies, in this order.
+    /// Copies that a mirrored one is to have, 1 of any other form.
+    pub copies: u8,
+    /// On what it lies, in this order; one more than there are to be copies while one moves.
     pub regions: Vec<RegionId>,
     /// While it is mounted, its virtual disk.
     pub mounted: Option<VolumeId>,
@@ -219,7 +221,7 @@ coded! {
 coded! {
     struct Extent { disk, size_bytes }
     struct RegionRow { id, name, lender, extents, form, drained, state }
-    struct LoanRow { id, name, borrower, form, size_bytes, regions, mounted, kept }
+    struct LoanRow { id, name, borrower, form, size_bytes, copies, regions, mounted, kept }
 }
 coded! {
     enum Form { 1 = Single, 2 = Concatenated, 3 = Mirrored, 4 = Split }

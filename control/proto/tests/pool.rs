@@ -7,7 +7,8 @@ use blockdev_proto::geometry::DiskId;
 use control_proto::ccd::{Answer, Change, Command, Database, Expect, OperationId, Steward};
 use control_proto::ccd::{Row, RowChange, RowKey};
 use control_proto::pool::{
-    Extent, Form, LoanId, LoanRow, RegionId, RegionRow, RegionState, Wanted, mount, place, unmount,
+    Extent, Form, LoanId, LoanRow, RegionId, RegionRow, RegionState, Wanted, mount, narrow, place, unmount,
+    widen,
 };
 use control_proto::rows::{
     ClusterRows, DiskKind, DiskPort, DiskRow, LinkNumber, LinkRow, NodeRow, RailAddress, RailEnd, RailRow,
@@ -81,6 +82,22 @@ enum Step {
     Unmount {
         name: usize,
     },
+    /// Somebody gives a volume back by hand, as if its regions were erased.
+    Hurry {
+        name: usize,
+    },
+    /// Somebody hands a volume on to another node by hand, as it is.
+    HandOn {
+        name: usize,
+    },
+    /// A copy comes.
+    Widen {
+        name: usize,
+    },
+    /// A copy goes.
+    Narrow {
+        name: usize,
+    },
     Release {
         name: usize,
     },
@@ -115,6 +132,10 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(name, borrower, form)| Step::Allocate { name, borrower, form }),
         3 => name.clone().prop_map(|name| Step::Mount { name }),
         3 => name.clone().prop_map(|name| Step::Unmount { name }),
+        1 => name.clone().prop_map(|name| Step::Hurry { name }),
+        1 => name.clone().prop_map(|name| Step::HandOn { name }),
+        1 => name.clone().prop_map(|name| Step::Widen { name }),
+        1 => name.clone().prop_map(|name| Step::Narrow { name }),
         3 => name.prop_map(|name| Step::Release { name }),
         1 => (region.clone(), prop_oneof![Just(RegionState::Free), Just(RegionState::Lent(LoanId(1)))])
             .prop_map(|(region, state)| Step::ByHand { region, state }),
@@ -202,6 +223,7 @@ impl World {
             borrower: NodeId(borrower),
             form,
             size_bytes: wanted.size_bytes,
+            copies: if form == Form::Mirrored { 2 } else { 1 },
             regions,
             mounted: None,
             kept: None,
@@ -209,12 +231,42 @@ impl World {
         self.propose(changes);
     }
 
+    fn hand_on(&mut self, name: &str) {
+        let rows = self.seen.rows().clone();
+        let Some(loan) = rows.loan_named(name) else { return };
+        let id = LoanId(rows.loans.iter().map(|row| row.id.0).max().unwrap_or(0) + 1);
+        let mut changes = vec![RowChange::Remove(RowKey::Loan(loan.id))];
+        for row in loan.regions.iter().filter_map(|id| rows.region(*id)) {
+            let row = RegionRow { state: RegionState::Lent(id), ..row.clone() };
+            changes.push(RowChange::Put(Row::Region(row)));
+        }
+        let borrower = NodeId(loan.borrower.0 % NODES + 1);
+        let row = LoanRow { id, borrower, kept: None, ..loan.clone() };
+        changes.push(RowChange::Put(Row::Loan(row)));
+        self.propose(changes);
+    }
+
+    fn widen(&mut self, name: &str) {
+        let rows = self.seen.rows().clone();
+        let Some(loan) = rows.loan_named(name) else { return };
+        let lenders = loan.regions.iter().filter_map(|id| rows.region(*id)).map(|row| row.lender);
+        let avoid = lenders.collect();
+        let wanted = Wanted { form: Form::Mirrored, size_bytes: loan.size_bytes, count: 1, avoid };
+        let Ok(regions) = place(&rows, &wanted) else { return };
+        let changes = regions.first().and_then(|region| widen(&rows, loan, *region, 77).ok());
+        changes.into_iter().for_each(|changes| self.propose(changes));
+    }
+
     fn release(&mut self, name: &str) {
+        self.give_back(name, RegionState::Erasing);
+    }
+
+    fn give_back(&mut self, name: &str, state: RegionState) {
         let rows = self.seen.rows().clone();
         let Some(loan) = rows.loan_named(name) else { return };
         let mut changes = vec![RowChange::Remove(RowKey::Loan(loan.id))];
         for row in loan.regions.iter().filter_map(|id| rows.region(*id)) {
-            let row = RegionRow { state: RegionState::Erasing, ..row.clone() };
+            let row = RegionRow { state, ..row.clone() };
             changes.push(RowChange::Put(Row::Region(row)));
         }
         self.propose(changes);
@@ -233,6 +285,15 @@ impl World {
             Step::Unmount { name } => {
                 let loan = rows.loan_named(NAMES[*name]);
                 let changes = loan.and_then(|loan| unmount(&rows, loan).ok());
+                changes.into_iter().for_each(|changes| self.propose(changes));
+            }
+            Step::Hurry { name } => self.give_back(NAMES[*name], RegionState::Free),
+            Step::HandOn { name } => self.hand_on(NAMES[*name]),
+            Step::Widen { name } => self.widen(NAMES[*name]),
+            Step::Narrow { name } => {
+                let loan = rows.loan_named(NAMES[*name]);
+                let last = loan.and_then(|loan| loan.regions.last().map(|region| (loan, *region)));
+                let changes = last.and_then(|(loan, region)| narrow(&rows, loan, region).ok());
                 changes.into_iter().for_each(|changes| self.propose(changes));
             }
             Step::Release { name } => self.release(NAMES[*name]),

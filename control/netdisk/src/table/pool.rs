@@ -1,5 +1,7 @@
 //! `netdisk pool`: spare storage that nodes lend, and the volumes that are borrowed on it.
 
+mod evacuate;
+
 use super::nbd::address;
 use super::{bytes, change, next_number};
 use crate::change::show::columns;
@@ -40,6 +42,8 @@ enum Action {
     Form(SetForm),
     /// Let regions not be lent again once they are free; or let them be lent again.
     Drain(Drain),
+    /// Move the copy that a region holds to another region, while its borrower goes on; then it is erased.
+    Evacuate(Evacuate),
     /// Borrow a volume: free regions of the form become lent, all of them or none.
     Allocate(Allocate),
     /// Make the path to a borrowed volume; says how it is opened.
@@ -140,6 +144,20 @@ struct Drain {
 }
 
 #[derive(clap::Args)]
+struct Evacuate {
+    /// The region.
+    name: String,
+    /// Seconds that the copying may take; the same command again goes on.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    wait: u64,
+    /// Nodes that the copy is not to move to.
+    #[arg(long, value_delimiter = ',', value_name = "NODES")]
+    avoid: Vec<String>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(clap::Args)]
 struct Allocate {
     /// The volume's name.
     name: String,
@@ -186,6 +204,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Action::Remove(it) => change(&it.flags, false, &|db| plan_remove(db, &it.name)),
         Action::Form(it) => change(&it.flags, false, &|db| plan_form(db, &it.name, it.form.form())),
         Action::Drain(it) => change(&it.flags, false, &|db| plan_drain(db, it)),
+        Action::Evacuate(it) => evacuate::run(it),
         Action::Allocate(it) => change(&it.flags, false, &|db| plan_allocate(db, it)),
         Action::Mount(it) => {
             let seed = u64::from_le_bytes(random()?);
@@ -419,6 +438,12 @@ fn plan_drain(database: &Database, it: &Drain) -> anyhow::Result<Plan> {
     Ok(Plan::new(done, regions.into_iter().map(put).collect()))
 }
 
+fn plan_drain_region(database: &Database, name: &str) -> anyhow::Result<Plan> {
+    let row = region_of(database.rows(), name)?.clone();
+    let done = format!("{name} will not be lent again");
+    Ok(Plan::new(done, vec![RowChange::Put(Row::Region(RegionRow { drained: true, ..row }))]))
+}
+
 fn plan_allocate(database: &Database, new: &Allocate) -> anyhow::Result<Plan> {
     let rows = database.rows();
     let borrower = find::node(rows, &new.borrower)?;
@@ -454,12 +479,14 @@ fn plan_allocate(database: &Database, new: &Allocate) -> anyhow::Result<Plan> {
         names.join(", "),
         new.name
     );
+    let copies = if form == Form::Mirrored { regions.len() as u8 } else { 1 };
     changes.push(RowChange::Put(Row::Loan(LoanRow {
         id,
         name: new.name.clone(),
         borrower: borrower.id,
         form,
         size_bytes,
+        copies,
         regions,
         mounted: None,
         kept: None,

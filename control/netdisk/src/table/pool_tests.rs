@@ -5,7 +5,7 @@
 use super::*;
 use crate::change::sample::{after, database, member, refused};
 use blockdev_proto::mirror::LegState;
-use control_proto::ccd::{Change, Command, OperationId};
+use control_proto::ccd::{Change, Command, MirrorChange, OperationId};
 use control_proto::rows::Shape;
 use transport_proto::identity::{Incarnation, NodeId};
 
@@ -139,6 +139,44 @@ fn drained_regions_are_not_lent_again_and_what_is_lent_stays_until_it_is_given_b
     allocated(&after(&drained, &|db| plan_drain(db, &undo)).unwrap(), &MIRRORED);
     let gone = after(&drained, &|db| plan_remove(db, "w")).unwrap();
     assert!(gone.rows().disks.iter().all(|disk| !disk.name.starts_with('w')));
+}
+
+// proves: M5 M8 B10
+#[test]
+fn a_copy_moves_to_another_region_and_the_old_one_goes_only_when_the_new_one_is_complete() {
+    let more = ["c", "--node", "gamma", "--path", "/c.img", "--size", "64MiB", "--form", "mirrored"];
+    let pool = erased(&added(&pooled(), &more));
+    let there = mounted(&allocated(&pool, &MIRRORED), &["v"]);
+    let it: Evacuate = parsed(&["a"]);
+    let wider = after(&there, &|db| evacuate::plan_more(db, &it, 5)).unwrap();
+    let again = after(&wider, &|db| evacuate::plan_more(db, &it, 6)).unwrap();
+    assert_eq!(again.rows().loans[0].regions.len(), 3, "one new copy, however often it is asked for");
+    let early = refused(&wider, &|db| evacuate::plan_less(db, "a"));
+    assert!(early.contains("goes on"), "{early}");
+    let volume = there.rows().loans[0].mounted.unwrap();
+    let mut synced = wider.clone();
+    let legs = wider.rows().volume(volume).unwrap().mirror().unwrap().legs.clone();
+    let stale = legs.iter().filter(|leg| leg.state == LegState::Stale);
+    let in_sync = stale.map(|leg| MirrorChange::InSync { leg: leg.volume });
+    for change in std::iter::once(MirrorChange::Formatted).chain(in_sync) {
+        let index = synced.index() + 1;
+        let operation = OperationId { node: NodeId(1), life: Incarnation(1), sequence: index };
+        let change = Change::Mirror { volume, by: member(1), change };
+        let command = Command { operation, expect: Vec::new(), change };
+        synced.apply(index, &command).answer().result.clone().unwrap();
+    }
+    let moved = after(&synced, &|db| evacuate::plan_less(db, "a")).unwrap();
+    let words: Vec<Vec<String>> = lines(moved.rows(), &[]).iter().map(Line::words).collect();
+    assert_eq!((words[0][4].as_str(), words[3][5].as_str()), ("erasing", "v"));
+    let serving: Vec<u16> =
+        moved.rows().virtual_disk(volume).unwrap().candidates.iter().map(|(node, _)| node.0).collect();
+    assert_eq!(serving, [2, 3], "its lender serves it no more");
+    let gone = after(&moved, &|db| plan_unmount(db, "v")).unwrap();
+    let asleep: Evacuate = parsed(&["b"]);
+    assert!(refused(&gone, &|db| evacuate::plan_more(db, &asleep, 7)).contains("pool mount v"));
+    let single: Evacuate = parsed(&["w"]);
+    let lent = allocated(&pool, &["s", "--borrower", "beta", "--size", "16MiB"]);
+    assert!(refused(&lent, &|db| evacuate::plan_more(db, &single, 7)).contains("no other copy"));
 }
 
 #[test]

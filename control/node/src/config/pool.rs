@@ -30,6 +30,7 @@ pub(super) struct LoanSection {
     borrower: Spanned<Reference>,
     form: FormName,
     size: Spanned<Size>,
+    copies: Option<u8>,
     regions: Spanned<Vec<Spanned<Reference>>>,
 }
 
@@ -142,7 +143,19 @@ impl Check<'_> {
             }
             let mounted = virtual_disks.iter().find(|row| row.name == name).map(|row| row.id);
             let (form, size_bytes) = (loan.form.form(), loan.size.get_ref().0);
-            rows.push(LoanRow { id, name, borrower, form, size_bytes, regions: lent, mounted, kept: None });
+            let usual = if form == Form::Mirrored { lent.len() } else { 1 };
+            let copies = loan.copies.unwrap_or(u8::try_from(usual).unwrap_or(u8::MAX));
+            rows.push(LoanRow {
+                id,
+                name,
+                borrower,
+                form,
+                size_bytes,
+                copies,
+                regions: lent,
+                mounted,
+                kept: None,
+            });
         }
         rows
     }
@@ -168,6 +181,7 @@ pub(super) struct LoanText {
     borrower: String,
     form: FormName,
     size: String,
+    copies: u8,
     regions: Vec<String>,
 }
 
@@ -195,6 +209,7 @@ pub(super) fn loan(rows: &ClusterRows, row: &LoanRow) -> LoanText {
         borrower: rows.node_name(row.borrower),
         form: FormName::of(row.form),
         size: super::size_text(row.size_bytes),
+        copies: row.copies,
         regions: row.regions.iter().map(region).collect(),
     }
 }

@@ -144,7 +144,11 @@ impl<R: ProtocolRules> Database<R> {
                 false => Ok(()),
             };
         };
-        let path = LoanRow { mounted: row.mounted, kept: row.kept.clone(), ..known.clone() };
+        // Copies come and go while the rules of mirrors watch over them.
+        let may_move =
+            known.form == Form::Mirrored && known.mounted.is_some() && known.mounted == row.mounted;
+        let regions = if may_move { row.regions.clone() } else { known.regions.clone() };
+        let path = LoanRow { mounted: row.mounted, kept: row.kept.clone(), regions, ..known.clone() };
         if path != *row {
             return Err(PoolRefusal::LoanFixed { name: name() }.into());
         }

@@ -1,7 +1,7 @@
 //! The rows that make a path to a lent volume, and those that take it away again.
 
 use super::placement::share_bytes;
-use super::{Form, LOAN_BLOCK, LoanRow, RegionId, RegionRow, SPLIT_CHUNK_BYTES, whole_blocks};
+use super::{Form, LOAN_BLOCK, LoanRow, RegionId, RegionRow, RegionState, SPLIT_CHUNK_BYTES, whole_blocks};
 use crate::ccd::{Row, RowChange, RowKey};
 use crate::rows::{
     ClusterRows, LegRow, LostQuorum, MirrorShape, NbdRow, PermissionRow, Shape, StaleReason, StripeShape,
@@ -29,6 +29,11 @@ pub enum MountFault {
         /// The volume.
         name: String,
     },
+    /// It is no mirror.
+    NoCopies {
+        /// The volume.
+        name: String,
+    },
     /// A region of it is not in the rows.
     NoRegion(RegionId),
     /// All numbers of virtual disks are used.
@@ -44,8 +49,11 @@ impl fmt::Display for MountFault {
             MountFault::NotMounted { name } => {
                 write!(f, "{name} is not mounted: mount it first (netdisk pool mount {name})")
             }
+            MountFault::NoCopies { name } => {
+                write!(f, "{name} has no copies, so none can be moved: release it, and borrow another")
+            }
             MountFault::NoRegion(region) => {
-                write!(f, "region {} of the volume is not there: the rows are damaged", region.0)
+                write!(f, "region {} is none of the volume: see netdisk pool table", region.0)
             }
             MountFault::NoNumber => write!(f, "there are {VOLUMES_MAX} virtual disks: remove one first"),
         }
@@ -59,10 +67,17 @@ struct Maker<'r> {
     rows: &'r ClusterRows,
     loan: &'r LoanRow,
     used: Vec<VolumeId>,
+    /// The virtual disk that the borrower opens, if it is among those that are made.
+    whole: Option<VolumeId>,
+    parts: usize,
     made: Vec<RowChange>,
 }
 
-impl Maker<'_> {
+impl<'r> Maker<'r> {
+    fn new(rows: &'r ClusterRows, loan: &'r LoanRow) -> Maker<'r> {
+        Maker { rows, loan, used: Vec::new(), whole: None, parts: 0, made: Vec::new() }
+    }
+
     fn number(&mut self) -> Result<VolumeId, MountFault> {
         let taken = |id: &VolumeId| self.used.contains(id) || self.rows.virtual_disk(*id).is_some();
         let free = (0..VOLUMES_MAX as u32).map(VolumeId).find(|id| !taken(id));
@@ -71,12 +86,19 @@ impl Maker<'_> {
         Ok(free)
     }
 
+    /// The name of the next part.
+    fn part_name(&mut self) -> String {
+        loop {
+            self.parts += 1;
+            let name = format!("{}.{}", self.loan.name, self.parts);
+            if self.rows.virtual_disk_named(&name).is_none() {
+                return name;
+            }
+        }
+    }
+
     fn virtual_disk(&mut self, id: VolumeId, candidates: Vec<(NodeId, DiskId)>, size_bytes: u64) -> VolumeId {
-        // The first is the whole.
-        let name = match self.used.iter().position(|used| *used == id) {
-            None | Some(0) => self.loan.name.clone(),
-            Some(place) => format!("{}.{place}", self.loan.name),
-        };
+        let name = if self.whole == Some(id) { self.loan.name.clone() } else { self.part_name() };
         self.made.push(RowChange::Put(Row::VirtualDisk(VirtualDiskRow {
             id,
             name,
@@ -90,15 +112,8 @@ impl Maker<'_> {
     }
 
     fn on_parts(&mut self, id: VolumeId, lenders: &[NodeId], size_bytes: u64, shape: Shape) -> VolumeId {
-        let mut nodes: Vec<NodeId> = Vec::new();
-        for lender in lenders {
-            if !nodes.contains(lender) && nodes.len() < CANDIDATES_MAX {
-                nodes.push(*lender);
-            }
-        }
         self.made.push(RowChange::Put(Row::Volume(VolumeRow { volume: id, shape })));
-        let candidates = nodes.into_iter().map(|node| (node, DiskId::PARTS)).collect();
-        self.virtual_disk(id, candidates, size_bytes)
+        self.virtual_disk(id, serving(lenders), size_bytes)
     }
 
     /// A virtual disk on each disk of the regions.
@@ -134,6 +149,17 @@ impl Maker<'_> {
     }
 }
 
+/// Lenders, each once, as those who serve a volume on parts.
+fn serving(lenders: &[NodeId]) -> Vec<(NodeId, DiskId)> {
+    let mut candidates: Vec<(NodeId, DiskId)> = Vec::new();
+    for lender in lenders {
+        if !candidates.contains(&(*lender, DiskId::PARTS)) && candidates.len() < CANDIDATES_MAX {
+            candidates.push((*lender, DiskId::PARTS));
+        }
+    }
+    candidates
+}
+
 /// The copies of a mirror as they stood, or new ones.
 fn mirror(kept: Option<&Shape>, copies: &[VolumeId], seed: u64) -> MirrorShape {
     if let Some(Shape::Mirror(kept)) = kept {
@@ -165,8 +191,9 @@ pub fn mount(
         regions.push(rows.region(*id).ok_or(MountFault::NoRegion(*id))?);
     }
     let lenders: Vec<NodeId> = regions.iter().map(|row| row.lender).collect();
-    let mut maker = Maker { rows, loan, used: Vec::new(), made: Vec::new() };
+    let mut maker = Maker::new(rows, loan);
     let whole = maker.number()?;
+    maker.whole = Some(whole);
     let share = share_bytes(loan.form, loan.size_bytes, regions.len());
     match (loan.form, &regions[..]) {
         (Form::Single, [region]) => maker.on_region(whole, region, loan.size_bytes)?,
@@ -197,11 +224,8 @@ pub fn mount(
     Ok(changes)
 }
 
-/// What takes the path away: nothing of it stays but how the copies stand.
-pub fn unmount(rows: &ClusterRows, loan: &LoanRow) -> Result<Vec<RowChange>, MountFault> {
-    let Some(whole) = loan.mounted else {
-        return Err(MountFault::NotMounted { name: loan.name.clone() });
-    };
+/// Takes virtual disks away: this one, and all that it lies on.
+fn take_down(rows: &ClusterRows, whole: VolumeId) -> Vec<RowChange> {
     let mut over = Vec::from([whole]);
     let mut place = 0;
     while let Some(volume) = over.get(place).copied() {
@@ -214,6 +238,78 @@ pub fn unmount(rows: &ClusterRows, loan: &LoanRow) -> Result<Vec<RowChange>, Mou
         changes.extend(rows.volume(volume).map(|_| RowChange::Remove(RowKey::Volume(volume))));
         changes.extend(rows.permission(volume).map(|_| RowChange::Remove(RowKey::Permission(volume))));
     }
+    changes
+}
+
+/// The virtual disk of a mirrored volume that is mounted, and its copies.
+fn mirror_of<'r>(
+    rows: &'r ClusterRows,
+    loan: &LoanRow,
+) -> Result<(&'r VirtualDiskRow, &'r MirrorShape), MountFault> {
+    let whole = loan.mounted.and_then(|volume| rows.virtual_disk(volume));
+    let whole = whole.ok_or_else(|| MountFault::NotMounted { name: loan.name.clone() })?;
+    let mirror = rows.volume(whole.id).and_then(VolumeRow::mirror);
+    Ok((whole, mirror.ok_or_else(|| MountFault::NoCopies { name: loan.name.clone() })?))
+}
+
+/// One more copy of a mounted volume, on a free region: it is copied to while the borrower goes on.
+pub fn widen(
+    rows: &ClusterRows,
+    loan: &LoanRow,
+    region: RegionId,
+    seed: u64,
+) -> Result<Vec<RowChange>, MountFault> {
+    let (whole, mirror) = mirror_of(rows, loan)?;
+    let region = rows.region(region).ok_or(MountFault::NoRegion(region))?;
+    let mut maker = Maker::new(rows, loan);
+    let volume = maker.number()?;
+    let share = share_bytes(loan.form, loan.size_bytes, loan.regions.len());
+    maker.on_region(volume, region, share)?;
+    let mut changes = maker.made;
+    let mut legs = mirror.legs.clone();
+    legs.push(LegRow { volume, identity: seed, state: LegState::Stale, why: StaleReason::New });
+    let shape = Shape::Mirror(MirrorShape { legs, ..mirror.clone() });
+    changes.push(RowChange::Put(Row::Volume(VolumeRow { volume: whole.id, shape })));
+    let state = RegionState::Lent(loan.id);
+    changes.push(RowChange::Put(Row::Region(RegionRow { state, ..region.clone() })));
+    let mut regions = loan.regions.clone();
+    regions.push(region.id);
+    changes.push(RowChange::Put(Row::Loan(LoanRow { regions, ..loan.clone() })));
+    Ok(changes)
+}
+
+/// The copy on one region goes, and the region is erased; what is left serves the volume.
+pub fn narrow(rows: &ClusterRows, loan: &LoanRow, region: RegionId) -> Result<Vec<RowChange>, MountFault> {
+    let (whole, mirror) = mirror_of(rows, loan)?;
+    let gone = rows.region(region).ok_or(MountFault::NoRegion(region))?;
+    let place = loan.regions.iter().position(|id| *id == region).ok_or(MountFault::NoRegion(region))?;
+    let mut legs = mirror.legs.clone();
+    if place >= legs.len() {
+        return Err(MountFault::NoRegion(region));
+    }
+    let leg = legs.remove(place);
+    let mut changes = take_down(rows, leg.volume);
+    let shape = Shape::Mirror(MirrorShape { legs, ..mirror.clone() });
+    changes.push(RowChange::Put(Row::Volume(VolumeRow { volume: whole.id, shape })));
+    let regions: Vec<RegionId> = loan.regions.iter().copied().filter(|id| *id != region).collect();
+    let lenders: Vec<NodeId> =
+        regions.iter().filter_map(|id| rows.region(*id)).map(|row| row.lender).collect();
+    let candidates = serving(&lenders);
+    if candidates != whole.candidates {
+        changes.push(RowChange::Put(Row::VirtualDisk(VirtualDiskRow { candidates, ..whole.clone() })));
+    }
+    let state = RegionState::Erasing;
+    changes.push(RowChange::Put(Row::Region(RegionRow { state, ..gone.clone() })));
+    changes.push(RowChange::Put(Row::Loan(LoanRow { regions, ..loan.clone() })));
+    Ok(changes)
+}
+
+/// What takes the path away: nothing of it stays but how the copies stand.
+pub fn unmount(rows: &ClusterRows, loan: &LoanRow) -> Result<Vec<RowChange>, MountFault> {
+    let Some(whole) = loan.mounted else {
+        return Err(MountFault::NotMounted { name: loan.name.clone() });
+    };
+    let mut changes = take_down(rows, whole);
     for server in rows.nbd.iter().filter(|server| server.exports.contains(&whole)) {
         let exports: Vec<VolumeId> = server.exports.iter().copied().filter(|one| *one != whole).collect();
         changes.push(match exports.is_empty() {

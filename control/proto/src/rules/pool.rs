@@ -209,7 +209,10 @@ fn check_regions_of(rows: &ClusterRows, row: &LoanRow, out: &mut Vec<RowFault>) 
     let right = match row.form {
         Form::Single => count == 1,
         Form::Concatenated => count >= 1,
-        Form::Mirrored => (2..=LEGS_MAX).contains(&count),
+        Form::Mirrored => {
+            let copies = usize::from(row.copies);
+            (2..=LEGS_MAX).contains(&count) && (copies..=copies + 1).contains(&count)
+        }
         Form::Split => count >= 2,
     };
     if !right {

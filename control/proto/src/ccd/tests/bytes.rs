@@ -3,12 +3,43 @@
 use super::super::snapshot::{NodeRowV1, VirtualDiskRowV1};
 use super::*;
 use crate::codec::{Coded, Writer};
+use crate::pool::{Extent, Form, LoanId, LoanRow, RegionId, RegionRow, RegionState};
 use crate::protocol_rules::Strict;
 use blockdev_proto::checksum::crc32c;
 use proptest::prelude::*;
 
 fn restore(bytes: &[u8]) -> Result<Database, SnapshotFault> {
     Database::<Strict>::restore(bytes)
+}
+
+/// Node 1 lends a disk, and node 2 borrows a volume on it.
+fn lend(bench: &mut Bench) {
+    let region = RegionRow {
+        id: RegionId(4),
+        name: "spare".into(),
+        lender: NodeId(1),
+        extents: vec![Extent { disk: DiskId(13), size_bytes: 1 << 20 }],
+        form: Form::Single,
+        drained: false,
+        state: RegionState::Erasing,
+    };
+    let rows = vec![RowChange::Put(Row::Disk(disk(13, &[1]))), RowChange::Put(Row::Region(region.clone()))];
+    bench.give(Change::Rows(rows)).result.expect("a region");
+    bench.give(Change::Erased { region: RegionId(4), by: member(1) }).result.expect("it is erased");
+    let loan = LoanRow {
+        id: LoanId(7),
+        name: "lent".into(),
+        borrower: NodeId(2),
+        form: Form::Single,
+        size_bytes: 1 << 20,
+        copies: 1,
+        regions: vec![RegionId(4)],
+        mounted: None,
+        kept: None,
+    };
+    let lent = RegionRow { state: RegionState::Lent(LoanId(7)), ..region };
+    let rows = vec![RowChange::Put(Row::Region(lent)), RowChange::Put(Row::Loan(loan))];
+    bench.give(Change::Rows(rows)).result.expect("a loan");
 }
 
 /// Every table has rows.
@@ -24,6 +55,7 @@ fn full() -> Bench {
     let token =
         TokenRow { hash: TokenHash::of(b"x"), expires_unix_ms: 9, expires_index: 0, node: None, used };
     bench.give(Change::CreateToken(token)).result.expect("an invitation");
+    lend(&mut bench);
     let swap = vec![RowChange::Put(Row::VirtualDisk(virtual_disk(1, 11, &[2, 1])))];
     bench.give(Change::Prepare { changes: swap, deadline_ms: 900, hold: true }).result.expect("it begins");
     let (member, level) = (member(3), DistressLevel::Fenced);
