@@ -248,6 +248,7 @@ fn fio_verifies_what_it_wrote_at_depth() {
             "--io_size=32M",
             "--verify=crc32c",
             "--verify_backlog=64",
+            "--verify_state_save=0",
             "--fsync=50",
             "--output-format=terse",
         ],
