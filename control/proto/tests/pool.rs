@@ -468,6 +468,29 @@ fn a_region_is_neither_freed_nor_lent_to_another_with_the_bytes_of_its_borrower(
 
 // proves: M8
 #[test]
+fn only_erasing_leads_to_free_whoever_says_so_and_however_a_region_comes() {
+    let mut world = erased_world();
+    world.allocate("x", 1, Form::Single);
+    let lent = world.database.rows().regions.iter().find(|row| row.loan().is_some()).cloned().expect("one");
+    let by = Member { node: lent.lender, ..member(1) };
+    let before = world.database.rows().clone();
+    // Without a revision that would make it late.
+    let said = world.give(vec![], Change::Erased { region: lent.id, by }).result.expect_err("it is lent");
+    assert!(said.to_string().contains("not being erased"), "{said}");
+    assert_eq!(*world.database.rows(), before);
+
+    let free = before.regions.iter().find(|row| row.is_free()).cloned().expect("one");
+    let removed = vec![RowChange::Remove(RowKey::Region(free.id))];
+    world.give(vec![], Change::Rows(removed)).result.expect("nobody uses it");
+    let put = |row: RegionRow| Change::Rows(vec![RowChange::Put(Row::Region(row))]);
+    let said = world.give(vec![], put(free.clone())).result.expect_err("nobody has erased it");
+    assert!(said.to_string().contains("not erased yet"), "{said}");
+    let erasing = RegionRow { state: RegionState::Erasing, ..free };
+    world.give(vec![], put(erasing)).result.expect("as new ones come");
+}
+
+// proves: M8
+#[test]
 fn a_late_word_about_an_earlier_erase_frees_nothing() {
     let mut world = erased_world();
     world.allocate("x", 1, Form::Single);
