@@ -16,7 +16,7 @@ use blockdev_proto::mirror::Proposal;
 use blockdev_proto::reservation::Reservations;
 use blockdev_proto::wire::{Attached, Message, Operation, PathBroken, RequestFlags, Settle, WireFault};
 use blockdev_store::DriveEnd;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use transport_endpoint::{
@@ -334,9 +334,9 @@ impl BlockEngine {
         core: &mut Core,
         rows: impl Iterator<Item = (VolumeId, u64, &'rows Reservations)>,
     ) {
-        let mut gone: Vec<VolumeId> = self.master.reserved().collect();
+        let mut gone: BTreeSet<VolumeId> = self.master.reserved().collect();
         for (volume, revision, row) in rows {
-            gone.retain(|known| *known != volume);
+            gone.remove(&volume);
             self.master.reservations(volume, Some((revision, row)), &mut self.master_actions);
         }
         for volume in gone {
