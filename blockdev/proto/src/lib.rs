@@ -23,6 +23,7 @@ pub mod mapping;
 pub mod master;
 pub mod mirror;
 mod overlap;
+pub mod pair;
 mod pending;
 pub mod reservation;
 pub mod rules;

@@ -19,6 +19,14 @@ pub trait Rules {
     const FLUSH_BEFORE_CLEAR: bool = true;
     /// A region is locked against writes while it is copied.
     const LOCK_WHILE_COPYING: bool = true;
+    /// The halves of a pair change roles only while it is suspended.
+    const SWAP_ONLY_SUSPENDED: bool = true;
+    /// The primary half of a pair tells of a decision after it is durable.
+    const DECISION_BEFORE_WORD: bool = true;
+    /// A pair is won after the other half said that it followed.
+    const GRANT_AFTER_BOTH: bool = true;
+    /// A half that gives up its role has fenced whoever won by it before.
+    const YIELD_BEFORE_SWAP: bool = true;
 }
 
 /// All of them.
@@ -81,4 +89,36 @@ pub enum NoDuplicateTable {}
 
 impl Rules for NoDuplicateTable {
     const DUPLICATE_TABLE: bool = false;
+}
+
+/// A mutant for tests: a secondary half becomes the primary while the pair is copied or in the pair state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapWhilePaired {}
+
+impl Rules for SwapWhilePaired {
+    const SWAP_ONLY_SUSPENDED: bool = false;
+}
+
+/// A mutant for tests: the other half hears of a decision that a crash can undo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WordBeforeDecision {}
+
+impl Rules for WordBeforeDecision {
+    const DECISION_BEFORE_WORD: bool = false;
+}
+
+/// A mutant for tests: the primary half grants what the other half has not heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantAlone {}
+
+impl Rules for GrantAlone {
+    const GRANT_AFTER_BOTH: bool = false;
+}
+
+/// A mutant for tests: roles are swapped while the former winner goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapWithoutYielding {}
+
+impl Rules for SwapWithoutYielding {
+    const YIELD_BEFORE_SWAP: bool = false;
 }
