@@ -210,7 +210,8 @@ pub enum PairAction {
     },
     /// Send this to the other half.
     Send(PairMessage),
-    /// Fence whoever won the pair on this side, and see that nothing writes here any more; when nothing is
+    /// Fence whoever won the pair on this side, and see that nothing writes here any more. Writes that wait for
+    /// the other half are withdrawn: they are asked again, of the half that is primary then. When nothing is
     /// under way, tell [`Half::yielded`].
     Yield,
     /// The end of a command.

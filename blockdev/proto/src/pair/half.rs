@@ -584,12 +584,11 @@ impl<R: Rules> Half<R> {
         if other.pair != self.record.pair || !self.is_behind(other) {
             return;
         }
-        if let Some(Pending { token, command, decided: Some(_) }) = self.pending {
+        if let Some(Pending { token, decided: Some(_), .. }) = self.pending {
             // The other half decided too, and goes first.
-            self.unfollowed = None;
             self.end(token, Err(Refusal::Crossed), actions);
-            debug_assert!(command != Command::Release { node: Default::default() });
         }
+        self.unfollowed = None;
         let next = self.counterpart(other);
         self.take(now, next, then, actions);
     }
@@ -617,6 +616,11 @@ impl<R: Rules> Half<R> {
                 self.work.push_front(Work::Message(PairMessage::Hello { from, to, record: other }));
                 return self.sever(now, actions);
             }
+        }
+        let is_alone = other.generation == self.record.generation && !other.state.is_joined();
+        if is_alone && self.record.state.is_joined() {
+            // The other half gave this one up.
+            return self.sever(now, actions);
         }
         let other = Record { state: other.state.severed(), ..other };
         if self.is_behind(&other) {
