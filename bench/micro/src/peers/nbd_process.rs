@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 
 use super::Tool;
 use super::nbd_server::{NbdServer, RunningNbdServer};
@@ -17,6 +17,8 @@ use crate::scratch::ScratchFolder;
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Between two looks whether it does.
 const START_LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a server in the background may take to wait for the processes of clients that have left.
+const CLIENTS_GONE_WAIT_MAX: Duration = Duration::from_secs(1);
 const PID_FILE: &str = "pid";
 /// Files here are memory.
 const MEMORY_FOLDER: &str = "/dev/shm";
@@ -67,10 +69,15 @@ impl NbdServer for NbdProcess {
         if self.peer != NbdPeer::Nbdkit {
             fs::File::create(&disk)?.set_len(self.disk_bytes)?;
         }
+        if self.goes_to_the_background() {
+            // Its launcher leaves it to us, so that what it uses counts as ours once it was waited for. In the
+            // foreground (-d) it serves one connection and ends.
+            set_child_subreaper(Some(getpid())).context("orphans cannot be taken over")?;
+        }
         let mut command = self.command(folder.path(), &socket, &disk)?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.with_context(|| format!("{} cannot be started", self.name()))?;
-        let daemon = (self.peer == NbdPeer::NbdServer).then(|| folder.path().join(PID_FILE));
+        let daemon = self.goes_to_the_background().then(|| folder.path().join(PID_FILE));
         let mut running = Running { child, daemon, socket, export: self.export(), _folder: folder };
         running.wait_until_it_listens(&self.name())?;
         Ok(Box::new(running))
@@ -78,6 +85,10 @@ impl NbdServer for NbdProcess {
 }
 
 impl NbdProcess {
+    fn goes_to_the_background(&self) -> bool {
+        self.peer == NbdPeer::NbdServer
+    }
+
     fn export(&self) -> &'static str {
         match self.peer {
             NbdPeer::Nbdkit | NbdPeer::QemuNbd => "",
@@ -165,9 +176,54 @@ impl Drop for Running {
         // Both fail only if the process is gone already, which is what they are for.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let pid = self.daemon.as_ref().and_then(|file| fs::read_to_string(file).ok());
-        if let Some(pid) = pid.and_then(|text| Pid::from_raw(text.trim().parse().ok()?)) {
+        if let Some(pid) = self.daemon.as_ref().and_then(|file| pid_in(file)) {
+            wait_until_its_clients_are_gone(pid);
             let _ = kill_process(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
         }
+    }
+}
+
+fn pid_in(file: &Path) -> Option<Pid> {
+    Pid::from_raw(fs::read_to_string(file).ok()?.trim().parse().ok()?)
+}
+
+/// Each client has a process of its own, whose time counts once the server has waited for it.
+fn wait_until_its_clients_are_gone(server: Pid) {
+    let pid = server.as_raw_nonzero();
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let deadline = Instant::now() + CLIENTS_GONE_WAIT_MAX;
+    // A kernel that keeps no such list gives nothing to wait for.
+    while fs::read_to_string(&children).is_ok_and(|list| !list.is_empty()) && Instant::now() < deadline {
+        std::thread::sleep(START_LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    use rustix::process::{getpid, test_kill_process};
+
+    use super::{NbdPeer, NbdProcess, NbdServer, PID_FILE, pid_in};
+
+    #[test]
+    fn a_server_that_goes_to_the_background_stays_our_child_and_is_waited_for() {
+        if let Some(why) = NbdPeer::NbdServer.tool().missing() {
+            eprintln!("SKIPPED: {why}");
+            return;
+        }
+        let running = NbdProcess { peer: NbdPeer::NbdServer, disk_bytes: 1 << 20 }.start().unwrap();
+        let uri = running.uri();
+        let socket = Path::new(uri.split_once("socket=").unwrap().1);
+        drop(UnixStream::connect(socket).unwrap());
+        let pid = pid_in(&socket.with_file_name(PID_FILE)).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+        assert_eq!(parent.trim(), getpid().as_raw_nonzero().to_string());
+        drop(running);
+        assert!(test_kill_process(pid).is_err(), "a process that was waited for is gone");
     }
 }
