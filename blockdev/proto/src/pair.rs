@@ -1,26 +1,26 @@
 //! A remote copy pair: two halves at two sites, each with a node of its own, and no third party (SPEC P1–P3).
 //!
 //! This is the machine of one half: its states, the commands, and the arbitration between the sites. Each
-//! half keeps a [`Record`] on stable storage. **The primary half decides**: a command that changes the pair is
-//! asked of it, it makes the new record durable, and only then tells the secondary half, which follows and
+//! half keeps a [`Record`] on stable storage. **The primary half decides**: a command that changes the pair
+//! is asked of it, it makes the new record durable, and only then tells the secondary half, which follows and
 //! says so. Since one half decides, crossing commands have an order, and one of them meets the state that the
 //! other made. A command is answered as done when both records are durable. If the word is lost, the primary
 //! half suspends the pair with an error, whatever it had decided; when the halves meet again, the record of
 //! the higher [`Generation`] is followed.
 //!
-//! **As an arbiter** ([`Command::Reserve`]): the half of the asking side is reserved, then the pair is resynced
-//! (by the primary half's side) or swap-resynced (by the other). Both are accepted only while the pair is
-//! suspended, so of two that race one is refused. Before a half gives up the primary role it asks its own
-//! node to fence whoever won by it before ([`PairAction::Yield`]), so that there are never two winners. If the
-//! halves do not hear each other nobody wins; only an operator's takeover goes on alone.
+//! **As an arbiter** ([`Command::Reserve`]): the half of the asking side is reserved, then the pair is
+//! resynced (by the primary half's side) or swap-resynced (by the other). Both are accepted only while the
+//! pair is suspended, so of two that race one is refused. Before a half gives up the primary role it asks its
+//! own node to fence whoever won by it before ([`PairAction::Yield`]), so that there are never two winners.
+//! If the halves do not hear each other nobody wins; only an operator's takeover goes on alone.
 //!
 //! Bytes are the caller's business: it copies while the state is copy and tells [`Half::copied`], writes to
-//! both halves in the states copy and pair, and tells [`Half::copy_failed`] when that fails, before it answers
-//! the write.
+//! both halves in the states copy and pair, and tells [`Half::copy_failed`] when that fails, before it
+//! answers the write.
 //!
-//! Calling order: actions are carried out in their order. `Persist` ends with one [`Half::persisted`], `Yield`
-//! with one [`Half::yielded`]. Messages may be lost with the connection, at no other time, and arrive in
-//! order; [`Half::connected`] and [`Half::disconnected`] tell of it.
+//! Calling order: actions are carried out in their order. `Persist` ends with one [`Half::persisted`],
+//! `Yield` with one [`Half::yielded`]. Messages may be lost with the connection, at no other time, and arrive
+//! in order; [`Half::connected`] and [`Half::disconnected`] tell of it.
 
 mod commands;
 mod half;
@@ -210,9 +210,9 @@ pub enum PairAction {
     },
     /// Send this to the other half.
     Send(PairMessage),
-    /// Fence whoever won the pair on this side, and see that nothing writes here any more. Writes that wait for
-    /// the other half are withdrawn: they are asked again, of the half that is primary then. When nothing is
-    /// under way, tell [`Half::yielded`].
+    /// Fence whoever won the pair on this side, and see that nothing writes here any more. Writes that wait
+    /// for the other half are withdrawn: they are asked again, of the half that is primary then. When nothing
+    /// is under way, tell [`Half::yielded`].
     Yield,
     /// The end of a command.
     Answer {

@@ -41,10 +41,20 @@ impl Dice {
 enum Word {
     Said(PairMessage),
     /// Part of the content, and whether it is the last.
-    Copied { generation: Generation, version: u64, last: bool },
-    CopyDone { generation: Generation },
-    Write { version: u64 },
-    Written { version: u64 },
+    Copied {
+        generation: Generation,
+        version: u64,
+        last: bool,
+    },
+    CopyDone {
+        generation: Generation,
+    },
+    Write {
+        version: u64,
+    },
+    Written {
+        version: u64,
+    },
 }
 
 /// The content of a half: a version, or a part of one over another.
@@ -373,7 +383,9 @@ impl<R: Rules> World<R> {
         }
         let mut pause = self.dice.below(12);
         for _ in 0..200 {
-            if pause == 0 && let Some(side) = wanting.pop() {
+            if pause == 0
+                && let Some(side) = wanting.pop()
+            {
                 self.command(side, Command::Reserve { node: node(side) });
                 pause = self.dice.below(12);
             }
@@ -519,6 +531,7 @@ fn the_winner_splits_goes_on_and_is_fenced_before_the_other_side_wins() {
     let grant = world.order(loser, Command::Reserve { node: node(loser) }).expect("a grant");
     assert_eq!(grant.epoch, 2);
     assert!(world.site(winner).holds.is_none(), "it was fenced");
+    assert_eq!(world.site(winner).half.record().reserved, None, "the loser keeps nothing");
     assert_eq!(world.states()[loser as usize], (Role::Primary, State::Pair));
     // The answer to it was lost: asked again, it has won already.
     assert_eq!(world.order(loser, Command::Reserve { node: node(loser) }), Some(grant));
@@ -595,14 +608,15 @@ fn each_command_is_accepted_in_the_states_and_roles_of_the_table_and_nowhere_els
     let both = [Suspended, SuspendedError];
     let all = [Copy, Pair, Suspended, SuspendedError];
     let reserve = Command::Reserve { node: NodeId(1) };
-    let takeover = Command::Takeover { alone: false };
-    let table: [(Command, &[State], &[State]); 7] = [
+    let takeover = |alone| Command::Takeover { alone };
+    let table: [(Command, &[State], &[State]); 8] = [
         (Command::Create, &[Simplex], &[Simplex]),
         (Command::Split, &[Pair], &[Pair]),
         (Command::Resync, &both, &[]),
         (Command::SwapResync, &[], &both),
         (Command::Delete, &all, &all),
-        (takeover, &all, &[Pair, Suspended, SuspendedError]),
+        (takeover(false), &all, &[Pair]),
+        (takeover(true), &all, &[Pair, Suspended, SuspendedError]),
         (reserve, &both, &both),
     ];
     for (command, primary, secondary) in table {
@@ -610,10 +624,14 @@ fn each_command_is_accepted_in_the_states_and_roles_of_the_table_and_nowhere_els
             for (role, accepted) in [(Role::Primary, primary), (Role::Secondary, secondary)] {
                 let record = Record { state, role, ..Record::simplex(PAIR) };
                 let said = accepts::<Strict>(&record, command);
-                assert_eq!(said.is_ok(), accepted.contains(&state), "{command} of {role} in {state}: {said:?}");
+                assert_eq!(
+                    said.is_ok(),
+                    accepted.contains(&state),
+                    "{command} of {role} in {state}: {said:?}"
+                );
                 let incomplete = Record { consistent: false, ..record };
                 let swaps = role == Role::Secondary && state.is_suspended();
-                if swaps && [Command::SwapResync, takeover, reserve].contains(&command) {
+                if swaps && [Command::SwapResync, takeover(true), reserve].contains(&command) {
                     assert_eq!(accepts::<Strict>(&incomplete, command), Err(Refusal::Incomplete));
                 }
             }

@@ -70,8 +70,8 @@ impl NbdServer for NbdProcess {
             fs::File::create(&disk)?.set_len(self.disk_bytes)?;
         }
         if self.goes_to_the_background() {
-            // Its launcher leaves it to us, so that what it uses counts as ours once it was waited for. In the
-            // foreground (-d) it serves one connection and ends.
+            // Its launcher leaves it to us, so that what it uses counts as ours once it was waited for. In
+            // the foreground (-d) it serves one connection and ends.
             set_child_subreaper(Some(getpid())).context("orphans cannot be taken over")?;
         }
         let mut command = self.command(folder.path(), &socket, &disk)?;

@@ -18,10 +18,11 @@ pub enum Command {
     SwapResync,
     /// End the pair; both halves keep what they have.
     Delete,
-    /// This half is to be the primary, whatever it was. `alone`: without the word of the other half, which
-    /// must not serve any more; the operator answers for that.
+    /// This half is to be the primary, whatever it was.
     Takeover {
-        /// Go on without the other half if it does not answer.
+        /// Also while the pair is suspended, though the other half may have writes that this one lacks, and
+        /// without its word if it is not heard; it must not serve any more then. The operator answers for
+        /// that.
         alone: bool,
     },
     /// Win the pair as an arbiter, for a node of this side: reserve this half, then resync or swap-resync.
@@ -93,7 +94,8 @@ impl fmt::Display for Refusal {
             }
             Refusal::Incomplete => write!(
                 f,
-                "the secondary half has no complete copy: resync from the primary half, or create the pair anew"
+                "the secondary half has no complete copy: resync from the primary half, or create the pair \
+                 anew"
             ),
             Refusal::Busy => write!(f, "another command is under way at this half: ask again"),
             Refusal::Unreachable => {
@@ -120,9 +122,10 @@ impl fmt::Display for Refusal {
 /// | resync | – | – | – | P |
 /// | swap-resync | – | – | – | S, if its copy is complete |
 /// | delete | – | P, S | P, S | P, S |
-/// | takeover | – | P (nothing to do) | P (nothing to do), S | P (nothing to do), S as swap-resync |
+/// | takeover | – | P (nothing to do) | P (nothing to do), S | P (nothing to do), S only alone |
 ///
-/// Reserve is resync of the primary half and swap-resync of the secondary one.
+/// A takeover alone is a swap-resync where the other half is heard. Reserve is resync of the primary half and
+/// swap-resync of the secondary one.
 ///
 /// # Errors
 /// [`Refusal::NotNow`] or [`Refusal::Incomplete`].
@@ -146,7 +149,8 @@ pub fn accepts<R: Rules>(record: &Record, command: Command) -> Result<(), Refusa
         (Command::SwapResync | Command::Reserve { .. }, Secondary) => return swaps(),
         (Command::Takeover { .. }, Secondary) if state == Pair => true,
         (Command::Takeover { .. }, Secondary) if state == Copy => return Err(Refusal::Incomplete),
-        (Command::Takeover { .. }, Secondary) => return swaps(),
+        (Command::Takeover { alone: true }, Secondary) => return swaps(),
+        (Command::Takeover { alone: false }, Secondary) => false,
     };
     if is_accepted { Ok(()) } else { Err(Refusal::NotNow { state, role }) }
 }

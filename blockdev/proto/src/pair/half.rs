@@ -57,8 +57,14 @@ enum Then {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// Whoever won on this side is being fenced; then this record is made durable.
-    Yielding { next: Record, then: Then },
-    Persisting { next: Record, then: Then },
+    Yielding {
+        next: Record,
+        then: Then,
+    },
+    Persisting {
+        next: Record,
+        then: Then,
+    },
 }
 
 /// A command entered here that waits for the other half.
@@ -80,6 +86,8 @@ pub struct Half<R: Rules = Strict> {
     step: Option<Step>,
     work: VecDeque<Work>,
     pending: Option<Pending>,
+    /// A command entered here has no answer yet.
+    is_asked: bool,
     /// This half's session, and the other's once it is known.
     session: u64,
     peer: Option<u64>,
@@ -109,6 +117,7 @@ impl<R: Rules> Half<R> {
             step: None,
             work,
             pending: None,
+            is_asked: false,
             session: 0,
             peer: None,
             connected: false,
@@ -151,19 +160,10 @@ impl<R: Rules> Half<R> {
 
     /// A command from this side. Ends with an [`PairAction::Answer`] that bears the token.
     pub fn command(&mut self, now: Time, token: u64, command: Command, actions: &mut Vec<PairAction>) {
-        let is_open = |work: &Work| matches!(work, Work::Command { .. });
-        let under_way = self.work.iter().any(is_open)
-            || self.pending.is_some()
-            || matches!(
-                self.step,
-                Some(Step::Persisting {
-                    then: Then::Reserved { .. } | Then::Tell { ours: Some(_) } | Then::Answer { .. },
-                    ..
-                })
-            );
-        if under_way {
+        if self.is_asked {
             return actions.push(PairAction::Answer { token, result: Err(Refusal::Busy) });
         }
+        self.is_asked = true;
         self.enter(now, Work::Command { token, command }, actions);
     }
 
@@ -297,7 +297,7 @@ impl<R: Rules> Half<R> {
                 }
             }
             Then::Greet => self.greet(now, actions),
-            Then::Answer { token, result } => actions.push(PairAction::Answer { token, result }),
+            Then::Answer { token, result } => self.answer(token, result, actions),
         }
     }
 
@@ -320,26 +320,25 @@ impl<R: Rules> Half<R> {
     // --- commands ---
 
     fn begin(&mut self, now: Time, token: u64, command: Command, actions: &mut Vec<PairAction>) {
-        let refuse = |why| PairAction::Answer { token, result: Err(why) };
         if let Command::Release { node } = command {
             if self.record.reserved != Some(node) {
-                return actions.push(refuse(Refusal::NotReserved));
+                return self.answer(token, Err(Refusal::NotReserved), actions);
             }
             let next = Record { reserved: None, ..self.record };
             return self.persist(now, next, Then::Answer { token, result: Ok(None) }, actions);
         }
         if let Command::Reserve { node } = command {
             if let Some(by) = self.record.reserved.filter(|by| *by != node) {
-                return actions.push(refuse(Refusal::Reserved { by }));
+                return self.answer(token, Err(Refusal::Reserved { by }), actions);
             }
             // The answer to it was lost: it has won already.
             if self.is_fulfilled(command) && self.unfollowed.is_none() && self.peer.is_some() {
                 let result = Ok(self.record.grant);
-                return actions.push(PairAction::Answer { token, result });
+                return self.answer(token, result, actions);
             }
         }
         if let Err(why) = accepts::<R>(&self.record, command) {
-            return actions.push(refuse(why));
+            return self.answer(token, Err(why), actions);
         }
         if let Command::Reserve { node } = command {
             let next = Record { reserved: Some(node), ..self.record };
@@ -373,7 +372,7 @@ impl<R: Rules> Half<R> {
             return self.fail(now, token, command, why, actions);
         }
         if self.record.role == Role::Primary && matches!(command, Command::Takeover { .. }) {
-            return actions.push(PairAction::Answer { token, result: Ok(None) });
+            return self.answer(token, Ok(None), actions);
         }
         if self.peer.is_none() {
             return self.fail(now, token, command, Refusal::Unreachable, actions);
@@ -407,10 +406,11 @@ impl<R: Rules> Half<R> {
                 return self.persist(now, next, Then::Answer { token, result: Ok(None) }, actions);
             }
         };
-        actions.push(PairAction::Answer { token, result });
+        self.answer(token, result, actions);
     }
 
-    /// This half's record after it decides for a command of a side. `asker` is the record of that side's half.
+    /// This half's record after it decides for a command of a side. `asker` is the record of that side's
+    /// half.
     fn decided(&self, by: Side, command: Command, asker: &Record) -> Record {
         let here = by == self.side;
         let arbiter_epoch = self.record.arbiter_epoch.max(asker.arbiter_epoch);
@@ -432,6 +432,8 @@ impl<R: Rules> Half<R> {
             Command::Reserve { node } => {
                 next.arbiter_epoch += 1;
                 next.grant = Some(Grant { side: by, node, epoch: next.arbiter_epoch });
+                // The loser keeps nothing.
+                next.reserved = self.record.reserved.filter(|_| here);
                 swap(&mut next);
             }
             Command::Delete => {
@@ -465,27 +467,25 @@ impl<R: Rules> Half<R> {
         self.record.grant.filter(|_| matches!(command, Command::Reserve { .. }))
     }
 
-    fn end(&mut self, token: u64, result: Result<Option<Grant>, Refusal>, actions: &mut Vec<PairAction>) {
-        self.pending = None;
+    fn answer(&mut self, token: u64, result: Result<Option<Grant>, Refusal>, actions: &mut Vec<PairAction>) {
+        self.is_asked = false;
         actions.push(PairAction::Answer { token, result });
     }
 
+    fn end(&mut self, token: u64, result: Result<Option<Grant>, Refusal>, actions: &mut Vec<PairAction>) {
+        self.pending = None;
+        self.answer(token, result, actions);
+    }
+
     /// A command fails; what it reserved is given back first.
-    fn fail(
-        &mut self,
-        now: Time,
-        token: u64,
-        command: Command,
-        why: Refusal,
-        actions: &mut Vec<PairAction>,
-    ) {
+    fn fail(&mut self, now: Time, token: u64, command: Command, why: Refusal, actions: &mut Vec<PairAction>) {
         self.pending = None;
         match command {
             Command::Reserve { node } if self.record.reserved == Some(node) && self.step.is_none() => {
                 let next = Record { reserved: None, ..self.record };
                 self.persist(now, next, Then::Answer { token, result: Err(why) }, actions);
             }
-            _ => actions.push(PairAction::Answer { token, result: Err(why) }),
+            _ => self.answer(token, Err(why), actions),
         }
     }
 
@@ -519,7 +519,8 @@ impl<R: Rules> Half<R> {
     fn asked(&mut self, now: Time, command: Command, asker: &Record, actions: &mut Vec<PairAction>) {
         let Record { state, role, generation, .. } = self.record;
         let decides = role == Role::Primary && state != State::Simplex;
-        let knows = asker.role == Role::Secondary && asker.generation == generation;
+        let same = asker.state == state || asker.state.is_suspended() && state.is_suspended();
+        let knows = asker.role == Role::Secondary && asker.generation == generation && same;
         let accepted = match (decides && knows, self.unfollowed) {
             (false, _) => Err(Refusal::NotNow { state, role }),
             (true, Some(_)) => Err(Refusal::Busy),
@@ -564,6 +565,10 @@ impl<R: Rules> Half<R> {
             consistent,
             grant: other.grant,
             arbiter_epoch: self.record.arbiter_epoch.max(other.arbiter_epoch),
+            reserved: self
+                .record
+                .reserved
+                .filter(|_| !other.grant.is_some_and(|grant| grant.side != self.side)),
             ..self.record
         }
     }
@@ -649,7 +654,7 @@ impl<R: Rules> Half<R> {
                 self.work.push_front(Work::Sever);
                 return self.persist(now, next, Then::Answer { token, result: Err(why) }, actions);
             }
-            actions.push(PairAction::Answer { token, result: Err(why) });
+            self.answer(token, Err(why), actions);
         }
         let Record { state, role, generation, .. } = self.record;
         if state.is_joined() {
