@@ -25,10 +25,12 @@
 mod commands;
 mod half;
 mod record;
+mod wire;
 
 pub use self::commands::{Command, Refusal, accepts};
 pub use self::half::{Half, PairLimits};
 pub use self::record::{Generation, RECORD_BYTES, Record, RecordFault};
+pub use self::wire::PAIR_MESSAGE_BYTES;
 
 use core::fmt;
 use transport_proto::identity::NodeId;

@@ -2,8 +2,8 @@
 //! over a whole link exactly one, and no half is read whose content is of no single moment.
 
 use blockdev_proto::pair::{
-    Command, Generation, Grant, Half, PairAction, PairLimits, PairMessage, Record, RecordFault, Refusal,
-    Role, Side, State, accepts,
+    Command, Generation, Grant, Half, PAIR_MESSAGE_BYTES, PairAction, PairLimits, PairMessage, Record,
+    RecordFault, Refusal, Role, Side, State, accepts,
 };
 use blockdev_proto::rules::{
     GrantAlone, Rules, Strict, SwapWhilePaired, SwapWithoutYielding, WordBeforeDecision,
@@ -271,6 +271,7 @@ impl<R: Rules> World<R> {
         let follows = record.role == Role::Secondary && record.state.is_joined();
         match word {
             Word::Said(message) => {
+                let message = PairMessage::parse(&message.encode()).expect("what was said is understood");
                 self.feed(side, |half, now, actions| half.message(now, message, actions));
             }
             Word::Copied { generation, version, last } => {
@@ -658,6 +659,46 @@ fn any_record() -> impl Strategy<Value = Record> {
     })
 }
 
+fn any_message() -> impl Strategy<Value = PairMessage> {
+    let any_node = || (0..1000u16).prop_map(NodeId);
+    let command = prop_oneof![
+        Just(Command::Create),
+        Just(Command::Split),
+        Just(Command::Resync),
+        Just(Command::SwapResync),
+        Just(Command::Delete),
+        any::<bool>().prop_map(|alone| Command::Takeover { alone }),
+        any_node().prop_map(|node| Command::Reserve { node }),
+        any_node().prop_map(|node| Command::Release { node }),
+    ];
+    let refusal = prop_oneof![
+        any_record().prop_map(|Record { state, role, .. }| Refusal::NotNow { state, role }),
+        Just(Refusal::Incomplete),
+        Just(Refusal::Busy),
+        Just(Refusal::Unreachable),
+        Just(Refusal::Unanswered),
+        Just(Refusal::Crossed),
+        any_node().prop_map(|by| Refusal::Reserved { by }),
+        Just(Refusal::NotReserved),
+    ];
+    prop_oneof![
+        (any::<u64>(), any::<u64>(), any_record()).prop_map(|(from, to, record)| PairMessage::Hello {
+            from,
+            to,
+            record
+        }),
+        (any::<u64>(), command, any_record()).prop_map(|(to, command, record)| PairMessage::Ask {
+            to,
+            command,
+            record
+        }),
+        (any::<u64>(), refusal).prop_map(|(to, why)| PairMessage::Refused { to, why }),
+        (any::<u64>(), any_record()).prop_map(|(to, record)| PairMessage::Follow { to, record }),
+        (any::<u64>(), any_record())
+            .prop_map(|(to, record)| PairMessage::Followed { to, generation: record.generation }),
+    ]
+}
+
 proptest! {
     #[test]
     fn a_record_is_read_as_it_was_written_and_any_damage_is_known(
@@ -670,6 +711,29 @@ proptest! {
         prop_assert_eq!(Record::decode(PAIR + 1, &bytes), Err(RecordFault::Foreign { pair: PAIR }));
         bytes[at] ^= flip;
         prop_assert!(Record::decode(PAIR, &bytes).is_err());
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written(message in any_message()) {
+        prop_assert_eq!(PairMessage::parse(&message.encode()), Ok(message));
+    }
+
+    /// Whatever is read as a message is written as the very bytes.
+    #[test]
+    fn any_bytes_are_a_fault_or_the_one_form_of_a_message(
+        message in any_message(),
+        turned in proptest::collection::vec((0..PAIR_MESSAGE_BYTES, any::<u8>()), 0..4),
+        length in 0..=PAIR_MESSAGE_BYTES + 1,
+    ) {
+        let mut bytes = message.encode().to_vec();
+        for (at, byte) in turned {
+            bytes[at] = byte;
+        }
+        if let Ok(read) = PairMessage::parse(&bytes) {
+            prop_assert_eq!(read.encode().to_vec(), bytes.clone());
+        }
+        bytes.resize(length, 0);
+        prop_assert!(length == PAIR_MESSAGE_BYTES || PairMessage::parse(&bytes).is_err());
     }
 
     /// Words of no honest half: it does not panic.

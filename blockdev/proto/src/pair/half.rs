@@ -568,7 +568,7 @@ impl<R: Rules> Half<R> {
             reserved: self
                 .record
                 .reserved
-                .filter(|_| !other.grant.is_some_and(|grant| grant.side != self.side)),
+                .filter(|_| other.grant.is_none_or(|grant| grant.side == self.side)),
             ..self.record
         }
     }

@@ -11,7 +11,8 @@ pub const RECORD_BYTES: usize = 512;
 const MAGIC: &[u8; 8] = b"ndpair\0\0";
 const VERSION: u16 = 1;
 const CRC_AT: usize = RECORD_BYTES - 4;
-const NOBODY: u16 = u16::MAX;
+/// In place of a node's number.
+pub(super) const NOBODY: u16 = u16::MAX;
 
 /// The number of a state of a pair. A later one wins where two halves meet and disagree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +109,14 @@ impl fmt::Display for RecordFault {
     }
 }
 
+pub(super) fn of_flag(code: u8) -> Option<bool> {
+    match code {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
@@ -168,11 +177,7 @@ impl Record {
             pair,
             state: State::of_code(bytes[10]).ok_or(RecordFault::Damaged)?,
             role: Role::of_code(bytes[11]).ok_or(RecordFault::Damaged)?,
-            consistent: match bytes[12] {
-                0 => false,
-                1 => true,
-                _ => return Err(RecordFault::Damaged),
-            },
+            consistent: of_flag(bytes[12]).ok_or(RecordFault::Damaged)?,
             generation: Generation { term: u64_at(bytes, 24), step: u64_at(bytes, 32) },
             grant: node(50).map(|node| Grant { side, node, epoch }),
             arbiter_epoch: u64_at(bytes, 40),
