@@ -561,6 +561,31 @@ fn a_takeover_alone_outlives_the_former_primary_whose_content_is_not_served_agai
     assert_eq!(world.sites[0].content, world.sites[1].content);
 }
 
+// proves: P3
+#[test]
+fn a_decision_that_the_other_half_did_not_follow_ends_suspended_with_an_error_at_both() {
+    for command in [Command::Split, Command::Resync] {
+        let mut world = World::<Strict>::new(5);
+        world.mend();
+        world.settle();
+        world.order(Side::First, Command::Create);
+        if command == Command::Resync {
+            world.order(Side::First, Command::Split);
+            world.answers();
+        }
+        world.command(Side::First, command);
+        assert!(world.step(), "the decision is durable");
+        world.cut();
+        world.settle();
+        assert_eq!(world.answers()[0], [Err(Refusal::Unanswered)], "{command}");
+        world.mend();
+        world.settle();
+        let both = [Role::Primary, Role::Secondary].map(|role| (role, State::SuspendedError));
+        assert_eq!(world.states(), both, "{command}");
+        world.ends_well();
+    }
+}
+
 /// Every acknowledged write is there after a takeover in the pair state.
 // proves: P3
 #[test]
@@ -640,12 +665,16 @@ fn each_command_is_accepted_in_the_states_and_roles_of_the_table_and_nowhere_els
     }
 }
 
+fn any_number() -> impl Strategy<Value = u64> {
+    prop_oneof![any::<u64>(), 0..4u64, Just(u64::MAX)]
+}
+
 fn any_record() -> impl Strategy<Value = Record> {
-    let grant = (0..2usize, 0..1000u16, any::<u64>());
+    let grant = (0..2usize, 0..1000u16, any_number());
     let grant = grant.prop_map(|(side, node, epoch)| Grant { side: SIDES[side], node: NodeId(node), epoch });
     let fields = (
-        (0..5usize, any::<bool>(), any::<u64>(), any::<u64>(), any::<bool>()),
-        (proptest::option::of(grant), any::<u64>(), proptest::option::of(0..1000u16)),
+        (0..5usize, any::<bool>(), any_number(), any_number(), any::<bool>()),
+        (proptest::option::of(grant), any_number(), proptest::option::of(0..1000u16)),
     );
     fields.prop_map(|((state, primary, term, step, consistent), (grant, arbiter_epoch, reserved))| Record {
         pair: PAIR,
@@ -748,7 +777,7 @@ proptest! {
             let to = if known { 5 } else { 6 };
             let message = match kind {
                 0 => PairMessage::Hello { from: 9, to, record },
-                1 => PairMessage::Ask { to, command: Command::SwapResync, record },
+                1 => PairMessage::Ask { to, command: Command::Reserve { node: NodeId(2) }, record },
                 2 => PairMessage::Refused { to, why: Refusal::Incomplete },
                 3 => PairMessage::Follow { to, record },
                 _ => PairMessage::Followed { to, generation: record.generation },

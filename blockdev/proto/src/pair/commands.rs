@@ -69,8 +69,8 @@ pub enum Refusal {
     Busy,
     /// The halves do not hear each other.
     Unreachable,
-    /// The other half did not say whether it followed: this half is suspended (error) now, and the other
-    /// follows when they meet again.
+    /// The other half did not say that it followed. It does when the halves meet again; until then what is
+    /// left of the pair is suspended (error). A reserve has not won.
     Unanswered,
     /// Both halves were made primary at the same time, and the other side's command went first.
     Crossed,
@@ -103,8 +103,8 @@ impl fmt::Display for Refusal {
             }
             Refusal::Unanswered => write!(
                 f,
-                "the other half did not say that it followed: the pair is suspended (error); mend the link \
-                 between the halves, then resync"
+                "the other half did not say that it followed; it does when the halves meet again: mend the \
+                 link between them, then look at what pair display says"
             ),
             Refusal::Crossed => write!(f, "the other side made the pair at the same moment, and goes first"),
             Refusal::Reserved { by } => write!(f, "node {} has this half reserved", by.0),

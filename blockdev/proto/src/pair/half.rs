@@ -225,6 +225,8 @@ impl<R: Rules> Half<R> {
             return self.greet(now, actions);
         }
         if self.unfollowed.is_some() || self.pending.is_some() {
+            // Whatever was the reason, both begin anew.
+            self.peer = None;
             self.enter(now, Work::Sever, actions);
         }
     }
@@ -232,12 +234,16 @@ impl<R: Rules> Half<R> {
     // --- one thing after the other ---
 
     fn enter(&mut self, now: Time, work: Work, actions: &mut Vec<PairAction>) {
-        if self.work.len() >= WORK_MAX {
+        let work = if self.work.len() < WORK_MAX {
+            work
+        } else {
             // Nobody honest says so much at once: hear nothing of this session any more.
             self.peer = None;
             self.work.retain(|kept| !matches!(kept, Work::Message(_)));
-            self.work.push_back(Work::Sever);
-        } else {
+            Work::Sever
+        };
+        // Twice in a row is once.
+        if !matches!((work, self.work.back()), (Work::Sever, Some(Work::Sever))) {
             self.work.push_back(work);
         }
         self.run(now, actions);
@@ -430,7 +436,7 @@ impl<R: Rules> Half<R> {
             Command::Takeover { .. } if self.record.state == State::Pair => next.role = Role::Secondary,
             Command::SwapResync | Command::Takeover { .. } => swap(&mut next),
             Command::Reserve { node } => {
-                next.arbiter_epoch += 1;
+                next.arbiter_epoch = arbiter_epoch.saturating_add(1);
                 next.grant = Some(Grant { side: by, node, epoch: next.arbiter_epoch });
                 // The loser keeps nothing.
                 next.reserved = self.record.reserved.filter(|_| here);
@@ -552,7 +558,9 @@ impl<R: Rules> Half<R> {
         let role = other.role.other();
         let was_primary = self.record.role == Role::Primary && self.record.state != State::Simplex;
         let consistent = match (other.state, role) {
-            (State::Simplex, _) | (_, Role::Primary) => true,
+            (State::Simplex, _) => true,
+            // Who made it primary has looked whether its content is complete.
+            (_, Role::Primary) => self.record.consistent,
             (State::Copy, _) => false,
             (State::Pair, _) => true,
             // Its content is its own, not a former one of the other half.
@@ -643,7 +651,6 @@ impl<R: Rules> Half<R> {
 
     /// The halves do not hear each other, or cannot go on together.
     fn sever(&mut self, now: Time, actions: &mut Vec<PairAction>) {
-        self.unfollowed = None;
         if let Some(Pending { token, command, decided }) = self.pending.take() {
             let why = if decided.is_some() { Refusal::Unanswered } else { Refusal::Unreachable };
             // What the command reserved goes with the record that follows.
@@ -657,7 +664,8 @@ impl<R: Rules> Half<R> {
             self.answer(token, Err(why), actions);
         }
         let Record { state, role, generation, .. } = self.record;
-        if state.is_joined() {
+        let is_unsaid = self.unfollowed.take().is_some() && state == State::Suspended;
+        if state.is_joined() || is_unsaid {
             let decides = role == Role::Primary;
             let generation = if decides { generation.next() } else { generation };
             let next = Record { state: State::SuspendedError, generation, ..self.record };

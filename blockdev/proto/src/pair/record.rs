@@ -25,11 +25,11 @@ pub struct Generation {
 
 impl Generation {
     pub(super) fn next(self) -> Generation {
-        Generation { step: self.step + 1, ..self }
+        Generation { step: self.step.saturating_add(1), ..self }
     }
 
     pub(super) fn next_term(self) -> Generation {
-        Generation { term: self.term + 1, step: self.step + 1 }
+        Generation { term: self.term.saturating_add(1), step: self.step.saturating_add(1) }
     }
 }
 
