@@ -586,6 +586,22 @@ fn a_decision_that_the_other_half_did_not_follow_ends_suspended_with_an_error_at
     }
 }
 
+// proves: P1
+#[test]
+fn a_fault_of_either_half_suspends_both_with_an_error() {
+    for faulty in SIDES {
+        let mut world = World::<Strict>::new(8);
+        world.mend();
+        world.settle();
+        world.order(Side::First, Command::Create);
+        world.feed(faulty, Half::copy_failed);
+        world.settle();
+        let both = [Role::Primary, Role::Secondary].map(|role| (role, State::SuspendedError));
+        assert_eq!(world.states(), both, "{faulty:?}");
+        world.ends_well();
+    }
+}
+
 /// Every acknowledged write is there after a takeover in the pair state.
 // proves: P3
 #[test]
