@@ -125,12 +125,8 @@ impl State {
         if self.is_joined() { State::SuspendedError } else { self }
     }
 
-    fn code(self) -> u8 {
-        self as u8
-    }
-
     fn of_code(code: u8) -> Option<State> {
-        State::ALL.into_iter().find(|state| state.code() == code)
+        State::ALL.into_iter().find(|state| *state as u8 == code)
     }
 }
 

@@ -8,6 +8,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::time::Duration;
+use transport_proto::identity::NodeId;
 use transport_proto::time::Time;
 
 /// Work that waits for a step to end; more than two honest halves can have under way.
@@ -370,18 +371,17 @@ impl<R: Rules> Half<R> {
 
     /// A command that this half accepts.
     fn pursue(&mut self, now: Time, token: u64, command: Command, actions: &mut Vec<PairAction>) {
-        if command == (Command::Takeover { alone: true }) && self.peer.is_none() {
-            return self.take_over_alone(now, token, actions);
-        }
-        // Another word of the other half may have come between.
-        if let Err(why) = accepts::<R>(&self.record, command) {
-            return self.fail(now, token, command, why, actions);
-        }
         if self.record.role == Role::Primary && matches!(command, Command::Takeover { .. }) {
             return self.answer(token, Ok(None), actions);
         }
         if self.peer.is_none() {
-            return self.fail(now, token, command, Refusal::Unreachable, actions);
+            if command != (Command::Takeover { alone: true }) {
+                return self.fail(now, token, command, Refusal::Unreachable, actions);
+            }
+            let (role, state) = (Role::Primary, State::SuspendedError);
+            let generation = self.record.generation.next_term();
+            let next = Record { role, state, generation, ..self.record };
+            return self.persist(now, next, Then::Answer { token, result: Ok(None) }, actions);
         }
         // Nothing follows upon a decision that the other half may not have heard of.
         if self.unfollowed.is_some() {
@@ -395,24 +395,6 @@ impl<R: Rules> Half<R> {
         self.deadline = now + self.limits.answer_within;
         let record = self.record;
         self.say(|to| PairMessage::Ask { to, command, record }, actions);
-    }
-
-    fn take_over_alone(&mut self, now: Time, token: u64, actions: &mut Vec<PairAction>) {
-        let Record { role, consistent, generation, .. } = self.record;
-        let result = match (role, consistent) {
-            (Role::Primary, _) => Ok(None),
-            (Role::Secondary, false) => Err(Refusal::Incomplete),
-            (Role::Secondary, true) => {
-                let next = Record {
-                    role: Role::Primary,
-                    state: State::SuspendedError,
-                    generation: generation.next_term(),
-                    ..self.record
-                };
-                return self.persist(now, next, Then::Answer { token, result: Ok(None) }, actions);
-            }
-        };
-        self.answer(token, result, actions);
     }
 
     /// This half's record after it decides for a command of a side. `asker` is the record of that side's
@@ -438,8 +420,7 @@ impl<R: Rules> Half<R> {
             Command::Reserve { node } => {
                 next.arbiter_epoch = arbiter_epoch.saturating_add(1);
                 next.grant = Some(Grant { side: by, node, epoch: next.arbiter_epoch });
-                // The loser keeps nothing.
-                next.reserved = self.record.reserved.filter(|_| here);
+                next.reserved = self.reserved_under(next.grant);
                 swap(&mut next);
             }
             Command::Delete => {
@@ -459,14 +440,15 @@ impl<R: Rules> Half<R> {
             }
             self.pending = Some(Pending { token, command, decided: Some(record.generation) });
         }
-        if self.peer.is_none() {
-            // The connection went while the record was written; the work that says so is in the queue.
-            self.unfollowed = None;
-            return;
-        }
+        // If the connection went meanwhile, the work that says so is in the queue.
         self.unfollowed = Some(record.generation);
         self.deadline = now + self.limits.answer_within;
         self.say(|to| PairMessage::Follow { to, record }, actions);
+    }
+
+    /// What this side has reserved, once this grant stands: who loses keeps nothing.
+    fn reserved_under(&self, grant: Option<Grant>) -> Option<NodeId> {
+        self.record.reserved.filter(|_| grant.is_none_or(|grant| grant.side == self.side))
     }
 
     fn grant_of(&self, command: Command) -> Option<Grant> {
@@ -487,7 +469,7 @@ impl<R: Rules> Half<R> {
     fn fail(&mut self, now: Time, token: u64, command: Command, why: Refusal, actions: &mut Vec<PairAction>) {
         self.pending = None;
         match command {
-            Command::Reserve { node } if self.record.reserved == Some(node) && self.step.is_none() => {
+            Command::Reserve { node } if self.record.reserved == Some(node) => {
                 let next = Record { reserved: None, ..self.record };
                 self.persist(now, next, Then::Answer { token, result: Err(why) }, actions);
             }
@@ -498,26 +480,24 @@ impl<R: Rules> Half<R> {
     // --- the other half ---
 
     fn hear(&mut self, now: Time, message: PairMessage, actions: &mut Vec<PairAction>) {
-        let to = match message {
-            PairMessage::Hello { from, to, record } => return self.greeted(now, from, to, record, actions),
-            PairMessage::Ask { to, .. }
-            | PairMessage::Refused { to, .. }
-            | PairMessage::Follow { to, .. }
-            | PairMessage::Followed { to, .. } => to,
-        };
-        if to != self.session || self.peer.is_none() {
-            return;
-        }
+        let (session, knows) = (self.session, self.peer.is_some());
+        let is_heard = |to: u64| knows && to == session;
         match message {
-            PairMessage::Hello { .. } => {}
-            PairMessage::Ask { command, record, .. } => self.asked(now, command, &record, actions),
-            PairMessage::Refused { why, .. } => {
+            PairMessage::Hello { from, to, record } => self.greeted(now, from, to, record, actions),
+            PairMessage::Ask { to, command, record } if is_heard(to) => {
+                self.asked(now, command, &record, actions);
+            }
+            PairMessage::Refused { to, why } if is_heard(to) => {
                 if let Some(Pending { token, command, decided: None }) = self.pending {
                     self.fail(now, token, command, why, actions);
                 }
             }
-            PairMessage::Follow { record, .. } => self.follow(now, &record, Then::Say, actions),
-            PairMessage::Followed { generation, .. } => self.followed(generation, actions),
+            PairMessage::Follow { to, record } if is_heard(to) => {
+                self.follow(now, &record, Then::Say, actions);
+            }
+            PairMessage::Followed { to, generation } if is_heard(to) => self.followed(generation, actions),
+            // Of a session that is over.
+            _ => {}
         }
     }
 
@@ -527,22 +507,13 @@ impl<R: Rules> Half<R> {
         let decides = role == Role::Primary && state != State::Simplex;
         let same = asker.state == state || asker.state.is_suspended() && state.is_suspended();
         let knows = asker.role == Role::Secondary && asker.generation == generation && same;
-        let accepted = match (decides && knows, self.unfollowed) {
+        // A release concerns the asker's half only.
+        let is_ours = !matches!(command, Command::Release { .. });
+        let accepted = match (decides && knows && is_ours, self.unfollowed) {
             (false, _) => Err(Refusal::NotNow { state, role }),
             (true, Some(_)) => Err(Refusal::Busy),
             // As the asker's half: what it says of its own content counts.
-            (true, None) => accepts::<R>(asker, command).and_then(|()| match command {
-                Command::SwapResync | Command::Reserve { .. }
-                    if R::SWAP_ONLY_SUSPENDED && !state.is_suspended() =>
-                {
-                    Err(Refusal::NotNow { state, role })
-                }
-                Command::Split if state != State::Pair => Err(Refusal::NotNow { state, role }),
-                Command::Create | Command::Resync | Command::Release { .. } => {
-                    Err(Refusal::NotNow { state, role })
-                }
-                _ => Ok(()),
-            }),
+            (true, None) => accepts::<R>(asker, command),
         };
         match accepted {
             Ok(()) => {
@@ -573,10 +544,7 @@ impl<R: Rules> Half<R> {
             consistent,
             grant: other.grant,
             arbiter_epoch: self.record.arbiter_epoch.max(other.arbiter_epoch),
-            reserved: self
-                .record
-                .reserved
-                .filter(|_| other.grant.is_none_or(|grant| grant.side == self.side)),
+            reserved: self.reserved_under(other.grant),
             ..self.record
         }
     }
@@ -651,17 +619,10 @@ impl<R: Rules> Half<R> {
 
     /// The halves do not hear each other, or cannot go on together.
     fn sever(&mut self, now: Time, actions: &mut Vec<PairAction>) {
-        if let Some(Pending { token, command, decided }) = self.pending.take() {
+        if let Some(Pending { token, command, decided }) = self.pending {
             let why = if decided.is_some() { Refusal::Unanswered } else { Refusal::Unreachable };
-            // What the command reserved goes with the record that follows.
-            if let Command::Reserve { node } = command
-                && self.record.reserved == Some(node)
-            {
-                let next = Record { reserved: None, ..self.record };
-                self.work.push_front(Work::Sever);
-                return self.persist(now, next, Then::Answer { token, result: Err(why) }, actions);
-            }
-            self.answer(token, Err(why), actions);
+            self.work.push_front(Work::Sever);
+            return self.fail(now, token, command, why, actions);
         }
         let Record { state, role, generation, .. } = self.record;
         let is_unsaid = self.unfollowed.take().is_some() && state == State::Suspended;

@@ -1,18 +1,24 @@
-//! What a half of a pair keeps on stable storage: one block with a checksum.
+//! What a half of a pair keeps on stable storage, one block with a checksum, and tells the other half: the
+//! same bytes in both.
 
 use super::{Grant, Role, Side, State};
 use crate::checksum::crc32c;
+use crate::wire::WireFault;
 use alloc::vec::Vec;
 use core::fmt;
 use transport_proto::identity::NodeId;
+use zerocopy::byteorder::little_endian::{U16, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes of an encoded [`Record`].
 pub const RECORD_BYTES: usize = 512;
 const MAGIC: &[u8; 8] = b"ndpair\0\0";
 const VERSION: u16 = 1;
+/// Where the fields begin, after magic and version.
+const FIELDS_AT: usize = 16;
 const CRC_AT: usize = RECORD_BYTES - 4;
 /// In place of a node's number.
-pub(super) const NOBODY: u16 = u16::MAX;
+const NOBODY: u16 = u16::MAX;
 
 /// The number of a state of a pair. A later one wins where two halves meet and disagree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,14 +123,62 @@ pub(super) fn of_flag(code: u8) -> Option<bool> {
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+pub(super) fn known<T>(value: Option<T>, field: &'static str) -> Result<T, WireFault> {
+    value.ok_or(WireFault::Field { field })
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Default)]
+#[repr(C)]
+pub(super) struct RecordLayout {
+    pair: U64,
+    term: U64,
+    step: U64,
+    arbiter_epoch: U64,
+    grant_epoch: U64,
+    grant_node: U16,
+    reserved: U16,
+    grant_side: u8,
+    state: u8,
+    role: u8,
+    consistent: u8,
+}
+
+fn node_or_nobody(number: U16) -> Option<NodeId> {
+    Some(NodeId(number.get())).filter(|node| node.0 != NOBODY)
+}
+
+impl RecordLayout {
+    pub(super) fn of(record: &Record) -> RecordLayout {
+        let grant = record.grant;
+        RecordLayout {
+            pair: record.pair.into(),
+            term: record.generation.term.into(),
+            step: record.generation.step.into(),
+            arbiter_epoch: record.arbiter_epoch.into(),
+            grant_epoch: grant.map_or(0, |grant| grant.epoch).into(),
+            grant_node: grant.map_or(NOBODY, |grant| grant.node.0).into(),
+            reserved: record.reserved.map_or(NOBODY, |node| node.0).into(),
+            grant_side: grant.map_or(0, |grant| grant.side as u8),
+            state: record.state as u8,
+            role: record.role as u8,
+            consistent: u8::from(record.consistent),
+        }
+    }
+
+    pub(super) fn read(&self) -> Result<Record, WireFault> {
+        let side = known(Side::of_code(self.grant_side), "side of the grant")?;
+        let epoch = self.grant_epoch.get();
+        Ok(Record {
+            pair: self.pair.get(),
+            state: known(State::of_code(self.state), "state")?,
+            role: known(Role::of_code(self.role), "role")?,
+            generation: Generation { term: self.term.get(), step: self.step.get() },
+            consistent: known(of_flag(self.consistent), "consistent")?,
+            grant: node_or_nobody(self.grant_node).map(|node| Grant { side, node, epoch }),
+            arbiter_epoch: self.arbiter_epoch.get(),
+            reserved: node_or_nobody(self.reserved),
+        })
+    }
 }
 
 impl Record {
@@ -134,15 +188,7 @@ impl Record {
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, MAGIC);
         put(8, &VERSION.to_le_bytes());
-        put(10, &[self.state.code(), self.role as u8, u8::from(self.consistent)]);
-        put(16, &self.pair.to_le_bytes());
-        put(24, &self.generation.term.to_le_bytes());
-        put(32, &self.generation.step.to_le_bytes());
-        put(40, &self.arbiter_epoch.to_le_bytes());
-        put(48, &self.reserved.map_or(NOBODY, |node| node.0).to_le_bytes());
-        put(50, &self.grant.map_or(NOBODY, |grant| grant.node.0).to_le_bytes());
-        put(52, &[self.grant.map_or(0, |grant| grant.side as u8)]);
-        put(56, &self.grant.map_or(0, |grant| grant.epoch).to_le_bytes());
+        put(FIELDS_AT, RecordLayout::of(self).as_bytes());
         let sum = crc32c(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -159,29 +205,16 @@ impl Record {
         if &bytes[..8] != MAGIC {
             return Err(RecordFault::Missing);
         }
-        let found = u16_at(bytes, 8);
+        let found = u16::from_le_bytes([bytes[8], bytes[9]]);
         if found != VERSION {
             return Err(RecordFault::Version { found });
         }
         if crc32c(&bytes[..CRC_AT]).to_le_bytes() != bytes[CRC_AT..] {
             return Err(RecordFault::Damaged);
         }
-        let ours = u64_at(bytes, 16);
-        if ours != pair {
-            return Err(RecordFault::Foreign { pair: ours });
-        }
-        let node = |at: usize| Some(NodeId(u16_at(bytes, at))).filter(|node| node.0 != NOBODY);
-        let side = Side::of_code(bytes[52]).ok_or(RecordFault::Damaged)?;
-        let epoch = u64_at(bytes, 56);
-        Ok(Record {
-            pair,
-            state: State::of_code(bytes[10]).ok_or(RecordFault::Damaged)?,
-            role: Role::of_code(bytes[11]).ok_or(RecordFault::Damaged)?,
-            consistent: of_flag(bytes[12]).ok_or(RecordFault::Damaged)?,
-            generation: Generation { term: u64_at(bytes, 24), step: u64_at(bytes, 32) },
-            grant: node(50).map(|node| Grant { side, node, epoch }),
-            arbiter_epoch: u64_at(bytes, 40),
-            reserved: node(48),
-        })
+        let (fields, _) =
+            RecordLayout::ref_from_prefix(&bytes[FIELDS_AT..]).map_err(|_| RecordFault::Damaged)?;
+        let record = fields.read().map_err(|_| RecordFault::Damaged)?;
+        if record.pair == pair { Ok(record) } else { Err(RecordFault::Foreign { pair: record.pair }) }
     }
 }

@@ -1,8 +1,8 @@
 //! The bytes of what one half says to the other: one layout of fixed size for every message, fields that a
 //! message does not use are zero.
 
-use super::record::{NOBODY, of_flag};
-use super::{Command, Generation, Grant, PairMessage, Record, Refusal, Role, Side, State};
+use super::record::{RecordLayout, known, of_flag};
+use super::{Command, Generation, PairMessage, Refusal, Role, State};
 use crate::wire::WireFault;
 use transport_proto::identity::NodeId;
 use transport_proto::wire::CONTROL_BYTES_MAX;
@@ -18,22 +18,6 @@ const ASK: u8 = 2;
 const REFUSED: u8 = 3;
 const FOLLOW: u8 = 4;
 const FOLLOWED: u8 = 5;
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Default)]
-#[repr(C)]
-struct RecordLayout {
-    pair: U64,
-    term: U64,
-    step: U64,
-    arbiter_epoch: U64,
-    grant_epoch: U64,
-    grant_node: U16,
-    reserved: U16,
-    grant_side: u8,
-    state: u8,
-    role: u8,
-    consistent: u8,
-}
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Default)]
 #[repr(C)]
@@ -57,48 +41,6 @@ struct Layout {
     filling: U64,
 }
 const _: () = assert!(size_of::<Layout>() == PAIR_MESSAGE_BYTES && PAIR_MESSAGE_BYTES <= CONTROL_BYTES_MAX);
-
-fn known<T>(value: Option<T>, field: &'static str) -> Result<T, WireFault> {
-    value.ok_or(WireFault::Field { field })
-}
-
-fn node_or_nobody(number: U16) -> Option<NodeId> {
-    Some(NodeId(number.get())).filter(|node| node.0 != NOBODY)
-}
-
-impl RecordLayout {
-    fn of(record: &Record) -> RecordLayout {
-        let grant = record.grant;
-        RecordLayout {
-            pair: record.pair.into(),
-            term: record.generation.term.into(),
-            step: record.generation.step.into(),
-            arbiter_epoch: record.arbiter_epoch.into(),
-            grant_epoch: grant.map_or(0, |grant| grant.epoch).into(),
-            grant_node: grant.map_or(NOBODY, |grant| grant.node.0).into(),
-            reserved: record.reserved.map_or(NOBODY, |node| node.0).into(),
-            grant_side: grant.map_or(0, |grant| grant.side as u8),
-            state: record.state.code(),
-            role: record.role as u8,
-            consistent: u8::from(record.consistent),
-        }
-    }
-
-    fn read(&self) -> Result<Record, WireFault> {
-        let side = known(Side::of_code(self.grant_side), "side of the grant")?;
-        let epoch = self.grant_epoch.get();
-        Ok(Record {
-            pair: self.pair.get(),
-            state: known(State::of_code(self.state), "state")?,
-            role: known(Role::of_code(self.role), "role")?,
-            generation: Generation { term: self.term.get(), step: self.step.get() },
-            consistent: known(of_flag(self.consistent), "consistent")?,
-            grant: node_or_nobody(self.grant_node).map(|node| Grant { side, node, epoch }),
-            arbiter_epoch: self.arbiter_epoch.get(),
-            reserved: node_or_nobody(self.reserved),
-        })
-    }
-}
 
 impl Layout {
     fn put_command(&mut self, command: Command) {
@@ -134,7 +76,7 @@ impl Layout {
     fn put_refusal(&mut self, why: Refusal) {
         self.word = match why {
             Refusal::NotNow { state, role } => {
-                (self.state, self.role) = (state.code(), role as u8);
+                (self.state, self.role) = (state as u8, role as u8);
                 1
             }
             Refusal::Incomplete => 2,
