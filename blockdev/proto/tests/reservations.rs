@@ -9,6 +9,7 @@ use blockdev_proto::master::{Admission, Master, MasterAction, MasterLimits, Toke
 use blockdev_proto::reservation::{Command, Key, Kind, Reservations};
 use blockdev_proto::rules::{PreemptWithoutWaiting, Rules, Strict};
 use blockdev_proto::wire::{Operation, Request, RequestFlags, RequestId, Settle, Slot, Verdict};
+use fixtures_faults::Dice;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use transport_proto::identity::{Epoch, Incarnation, NodeId, Sequence};
@@ -19,25 +20,12 @@ const HERE: NodeId = NodeId(1);
 const HOSTS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 const STEPS: usize = 400;
 
-/// SplitMix64.
-struct Dice(u64);
+fn any_host(dice: &mut Dice) -> NodeId {
+    HOSTS[dice.below(3) as usize]
+}
 
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn host(&mut self) -> NodeId {
-        HOSTS[self.below(3) as usize]
-    }
-
-    fn kind(&mut self) -> Kind {
-        Kind::ALL[self.below(6) as usize].0
-    }
+fn any_kind(dice: &mut Dice) -> Kind {
+    Kind::ALL[dice.below(6) as usize].0
 }
 
 /// A request that runs, and the row that let it in.
@@ -90,7 +78,7 @@ fn mapping(epoch: u64) -> Mapping {
 impl<R: Rules> World<R> {
     fn new(seed: u64) -> World<R> {
         let mut world = World {
-            dice: Dice(seed),
+            dice: Dice::new(seed),
             master: Master::with_rules(HERE, MasterLimits::default()),
             actions: Vec::new(),
             newest: (0, Reservations::default()),
@@ -130,7 +118,7 @@ impl<R: Rules> World<R> {
 
     /// A host's command, as the log applies it, and its question when it is done.
     fn command(&mut self) {
-        let (host, kind) = (self.dice.host(), self.dice.kind());
+        let (host, kind) = (any_host(&mut self.dice), any_kind(&mut self.dice));
         let key = Key(u64::from(host.0));
         let command = match self.dice.below(6) {
             0 | 1 => Command::Register { existing: None, new: key },
@@ -166,7 +154,7 @@ impl<R: Rules> World<R> {
     }
 
     fn request(&mut self) {
-        let host = self.dice.host();
+        let host = any_host(&mut self.dice);
         self.sequence += 1;
         let operation = if self.dice.below(3) == 0 { Operation::Read } else { Operation::Write };
         let request = Request {

@@ -23,24 +23,16 @@ const NODES: usize = 4;
 const MASTERS: usize = 2;
 const PENDING_PER_CLIENT: usize = 6;
 
-/// splitmix64: small, and the same everywhere.
-struct Dice(u64);
+/// Chance, as numbers of places.
+struct Dice(fixtures_faults::Dice);
 
 impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        self.0.below(bound as u64) as usize
     }
 
     fn percent(&mut self, chance: u64) -> bool {
-        self.next() % 100 < chance
+        self.0.percent(chance)
     }
 }
 
@@ -211,7 +203,7 @@ impl<R: Rules> World<R> {
             suspended: false,
         };
         let mut world = World {
-            dice: Dice(seed),
+            dice: Dice(fixtures_faults::Dice::new(seed)),
             now: Time(0),
             tick: 0,
             nodes: (0..NODES).map(|number| node(number, Incarnation(1))).collect(),
@@ -308,7 +300,7 @@ impl<R: Rules> World<R> {
     }
 
     fn step(&mut self) -> Result<(), String> {
-        self.now = self.now + Duration::from_nanos(20_000 + self.dice.next() % 100_000);
+        self.now = self.now + Duration::from_nanos(20_000 + self.dice.0.draw() % 100_000);
         match self.dice.below(10) {
             0..=4 => self.deliver()?,
             5..=6 => self.finish_io()?,
@@ -486,7 +478,7 @@ impl<R: Rules> World<R> {
         let repeats = usize::from(!self.is_calm && self.dice.percent(8));
         for copy in core::iter::repeat_n(parcel, 1 + repeats) {
             if !self.is_calm && self.dice.percent(6) {
-                let delay = Duration::from_micros(self.dice.next() % 60_000);
+                let delay = Duration::from_micros(self.dice.0.draw() % 60_000);
                 self.detours.push((self.now + delay, copy));
             } else {
                 self.parcels.push(copy);
@@ -529,7 +521,7 @@ impl<R: Rules> World<R> {
                 match self.nodes[number].master.admit(now, from, &request) {
                     Admission::Execute(token) => {
                         let slow = if self.dice.percent(5) { 30_000 } else { 100 };
-                        let not_before = now + Duration::from_micros(self.dice.next() % slow);
+                        let not_before = now + Duration::from_micros(self.dice.0.draw() % slow);
                         self.ios.push(DiskIo { node: to, life, token, request, values, not_before });
                     }
                     Admission::Answer(answer) => {

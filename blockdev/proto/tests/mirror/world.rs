@@ -27,28 +27,20 @@ const CLIENTS: usize = 5;
 /// Blocks that clients use: few, so that they meet, in every region.
 const HOT: [u64; 10] = [0, 1, 15, 16, 17, 40, 63, 64, 90, 99];
 
-/// splitmix64: small, and the same everywhere.
-pub(crate) struct Dice(u64);
+/// Chance, as numbers of places.
+pub(crate) struct Dice(fixtures_faults::Dice);
 
 impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        self.0.below(bound as u64) as usize
     }
 
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
-        self.next() % 100 < chance
+        self.0.percent(chance)
     }
 
     fn permille(&mut self, chance: u64) -> bool {
-        self.next() % 1000 < chance
+        self.0.below(1000) < chance
     }
 }
 
@@ -154,7 +146,7 @@ fn volume(leg: usize) -> VolumeId {
 
 impl<R: Rules> World<R> {
     pub(crate) fn new(seed: u64) -> World<R> {
-        let mut dice = Dice(seed);
+        let mut dice = Dice(fixtures_faults::Dice::new(seed));
         let count = 2 + dice.below(2);
         let mut legs = [None; LEGS_MAX];
         for (leg, place) in legs.iter_mut().enumerate().take(count) {
@@ -262,7 +254,7 @@ impl<R: Rules> World<R> {
     }
 
     fn step(&mut self) {
-        self.now += 1 + self.dice.next() % 3;
+        self.now += 1 + self.dice.0.draw() % 3;
         match self.dice.below(12) {
             0..=1 => self.client(),
             2..=6 => self.run_leg_io(),
@@ -424,7 +416,7 @@ impl<R: Rules> World<R> {
     fn request(&mut self) -> Option<Request> {
         let flags = if self.durable { RequestFlags::FUA } else { RequestFlags::NONE };
         let first = HOT[self.dice.below(HOT.len())];
-        let count = if self.dice.percent(20) { 1 + self.dice.next() % (BLOCKS - first) } else { 1 };
+        let count = if self.dice.percent(20) { 1 + self.dice.0.draw() % (BLOCKS - first) } else { 1 };
         let (operation, flags) = match self.dice.below(20) {
             0..=8 => (Operation::Read, RequestFlags::NONE),
             9 => (Operation::Flush, RequestFlags::NONE),
